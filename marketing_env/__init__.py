@@ -1,0 +1,60 @@
+"""Multi-day marketing campaigns under one budget: simulate, log, evaluate, and know the optimum.
+
+`gymnasium.make("marketing_env/Campaign-v0", preset="payment_bonus")` is one user;
+`gymnasium.make_vec` of the same id is many; `marketing_env/Audience-v0` is everyone at once under
+one hard budget. The functions below are the same campaign without an environment around it.
+"""
+
+from gymnasium import register
+
+from marketing_env.config import CampaignConfig
+from marketing_env.dataset import LoggedDataset
+from marketing_env.evaluate import Evaluation, Optimum, evaluate, optimum, score
+from marketing_env.exact import best_mixture, bound, curve, plan
+from marketing_env.policy import (
+    ConstantPolicy,
+    DayView,
+    MixedPolicy,
+    Policy,
+    ProductionPolicy,
+    RandomPolicy,
+)
+from marketing_env.presets import PRESETS, preset
+from marketing_env.replay import Estimate, replay
+from marketing_env.rollout import rollout
+from marketing_env.users import State, Users, sample_users
+
+register(
+    "marketing_env/Campaign-v0",
+    entry_point="marketing_env.envs:CampaignEnv",
+    vector_entry_point="marketing_env.envs:CampaignVectorEnv",
+)
+register("marketing_env/Audience-v0", entry_point="marketing_env.envs:AudienceEnv")
+
+__all__ = [
+    "PRESETS",
+    "CampaignConfig",
+    "ConstantPolicy",
+    "DayView",
+    "Estimate",
+    "Evaluation",
+    "LoggedDataset",
+    "MixedPolicy",
+    "Optimum",
+    "Policy",
+    "ProductionPolicy",
+    "RandomPolicy",
+    "State",
+    "Users",
+    "best_mixture",
+    "bound",
+    "curve",
+    "evaluate",
+    "optimum",
+    "plan",
+    "preset",
+    "replay",
+    "rollout",
+    "sample_users",
+    "score",
+]
