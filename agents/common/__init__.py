@@ -1,0 +1,1 @@
+"""What several methods share: allocation under a budget, response models, estimators, files."""

@@ -1,0 +1,77 @@
+"""Models on disk: a folder with `model.safetensors` and `model.json`. Loading runs no code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+
+
+def save_model(
+    folder: str | Path, method: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> None:
+    """Write a model folder in one rename, so that a killed run leaves no half of it.
+
+    Raises:
+        ValueError: if the folder exists and holds something that is not a model.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "model.json").exists():
+        raise ValueError(f"{folder} exists and is no model folder: choose another one")
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
+    scratch.mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, scratch / "model.safetensors")
+    described = {"format": FORMAT, "method": method, **meta}
+    (scratch / "model.json").write_text(json.dumps(described, indent=1) + "\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    scratch.rename(folder)
+
+
+def read_meta(folder: str | Path) -> dict[str, Any]:
+    """The description of a saved model.
+
+    Raises:
+        ValueError: if the folder is no model, or of a format this version does not know.
+    """
+    path = Path(folder) / "model.json"
+    if not path.exists():
+        raise ValueError(f"{folder} is no model folder: it has no model.json")
+    meta = json.loads(path.read_text())
+    found = meta.get("format") if isinstance(meta, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{path}: format {found!r}, allowed is {FORMAT}")
+    return dict(meta)
+
+
+def read_tensors(folder: str | Path) -> dict[str, Tensor]:
+    """The weights of a saved model.
+
+    Raises:
+        ValueError: if their file is missing or damaged.
+    """
+    path = Path(folder) / "model.safetensors"
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} holds no weights: {error}") from error
+
+
+def prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
+    """A module's weights and buffers under a prefix, to keep several in one file."""
+    return {f"{prefix}.{k}": v for k, v in module.state_dict().items()}
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that `prefixed` stored under a prefix."""
+    return {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{prefix}.")}

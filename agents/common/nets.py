@@ -1,0 +1,63 @@
+"""Small networks and the one training loop they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+Track = Callable[[str, float, int], object]
+"""Receives learning curves as (tag, value, step): the signature of TensorBoard's `add_scalar`."""
+
+
+def no_track(tag: str, value: float, step: int) -> None:
+    """Record nothing."""
+
+
+def mlp(n_in: int, width: int, depth: int) -> nn.Sequential:
+    """`depth` SiLU layers; SiLU keeps value functions smooth in prices and states."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(n_in, width), nn.SiLU()]
+        n_in = width
+    return nn.Sequential(*layers)
+
+
+def calendar(day: Tensor, horizon: int) -> Tensor:
+    """(n, 3) progress and weekday of each row, added to what the log observes."""
+    week = 2 * torch.pi * day / 7
+    return torch.stack([day / horizon, torch.sin(week), torch.cos(week)], dim=-1)
+
+
+def minimise(
+    parameters: Iterable[nn.Parameter],
+    loss: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    generator: torch.Generator,
+    on_step: Callable[[int, Tensor], None] | None = None,
+    weight_decay: float = 1e-2,
+    progress: str | None = None,
+) -> None:
+    """AdamW with a one-cycle rate on `loss(batch of rows)`; rows pass in random order."""
+    parameters = list(parameters)
+    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=max(steps, 2))
+    order, at = rows[torch.randperm(len(rows), generator=generator)], 0
+    batch = min(batch, len(rows))
+    for step in tqdm(range(steps), desc=progress, disable=True if progress is None else None):
+        if at + batch > len(order):
+            order, at = rows[torch.randperm(len(rows), generator=generator)], 0
+        value = loss(order[at : at + batch])
+        at += batch
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        optimiser.step()
+        schedule.step()
+        if on_step is not None:
+            on_step(step, value.detach())

@@ -1,0 +1,56 @@
+"""What every learner answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from marketing_env import Policy
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a model expects of its policy at a budget: means per user per campaign."""
+
+    reward: float
+    reward_error: float  # standard error
+    cost: float  # currency
+    cost_error: float
+    bound: float  # the best any policy could earn within the budget, as the model believes
+    baseline: float  # reward without any incentive
+    prices: tuple[float, ...] = ()  # of the policies mixed; inf gives no incentive
+    weights: tuple[float, ...] = ()
+
+    @property
+    def gap(self) -> float:
+        """Share of the possible gain over no incentives that the policy may leave unearned."""
+        possible = self.bound - self.baseline
+        return (self.bound - self.reward) / possible if possible > 0 else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"reward {self.reward:.4g} +- {1.96 * self.reward_error:.2g}, "
+            f"cost {self.cost:.4g} +- {1.96 * self.cost_error:.2g}, "
+            f"at most {100 * self.gap:.1f} % of the gain left to the best policy"
+        )
+
+
+class Model(Protocol):
+    """A trained method: trained once, asked for any budget."""
+
+    def policy(self, budget: float) -> Policy:
+        """What to do at a budget, in currency per user per campaign."""
+        ...
+
+    def forecast(self, budget: float) -> Forecast:
+        """What to expect of it."""
+        ...
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model so that `agents.load` reads it."""
+        ...

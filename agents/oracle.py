@@ -1,0 +1,64 @@
+"""The exact optimum as a policy, and the myopic policy with perfect knowledge of the response.
+
+Both use the simulator's secrets: they are what learners are held against, not learners. They answer
+`for_users(users)`, which `marketing_env.evaluate` calls for every population.
+
+Source: backward induction on the true dynamics at the optimal price (`marketing_env.exact`).
+
+Differences from a learner:
+1. Tables of actions belong to one population; `for_users` makes them for another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.common.types import Array
+from marketing_env import CampaignConfig, DayView, Policy, Users
+from marketing_env.dynamics import levels
+from marketing_env.exact import best_mixture, plan
+
+NEEDS_SIMULATOR = True
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Optimal (foresight 1) or myopic (foresight 0) allocation of a known population."""
+
+    config: CampaignConfig
+    budget: float  # currency per user per campaign
+    foresight: float = 1.0
+
+    def for_users(self, users: Users) -> Policy:
+        """The policy for these users; rows of the views it is shown must be theirs, in order."""
+        best = best_mixture(
+            self.config, users, self.budget, foresight=self.foresight, tolerance=1e-6
+        )
+        solved = plan(self.config, users, best.price, foresight=self.foresight, keep_actions=True)
+        assert solved.action is not None
+        return TablePolicy(self.config, solved.action, best.weight)
+
+
+@dataclass(frozen=True)
+class TablePolicy:
+    """Tables of actions for one population, mixed by the users' buckets."""
+
+    config: CampaignConfig
+    action: Array  # (P, T, n, S) by component, day, user and state
+    weight: Array  # (P,)
+
+    def probs(self, view: DayView) -> Array:
+        """One-hot rows.
+
+        Raises:
+            ValueError: if the view is not of the population that the tables were made for.
+        """
+        n = self.action.shape[2]
+        if len(view.obs) != n:
+            raise ValueError(f"view of {len(view.obs)} users: allowed are the {n} of the tables")
+        part = np.searchsorted(np.cumsum(self.weight)[:-1], view.bucket, side="right")
+        state = np.ravel_multi_index(levels(self.config, view.obs), self.config.shape)
+        choice = self.action[part, view.day, np.arange(n), state]
+        return np.asarray(np.eye(self.config.n_actions)[choice])
