@@ -13,6 +13,7 @@ PRESETS: dict[str, CampaignConfig] = {
         horizon=30,
         incentives=(0.0, 0.5, 1.0, 2.0, 3.0, 5.0),
         weekday=(0.1, 0.1, 0.1, 0.15, 0.3, -0.2, -0.35),
+        drag=1.4,
     ),
     # Coins for watching; an active day brings minutes, more of them to engaged users.
     "short_video_coins": CampaignConfig(
@@ -30,6 +31,7 @@ PRESETS: dict[str, CampaignConfig] = {
         need=10.0,
         dose_scale=Spread(0.12, 0.6),
         fatigue=2.6,
+        drag=1.6,
         redeem=(0.7, 1.0),
     ),
     # Percentage coupons on a meal, paid on at most 40 of the basket.
@@ -49,6 +51,7 @@ PRESETS: dict[str, CampaignConfig] = {
         need=9.0,
         dose_scale=Spread(0.2, 0.5),
         fatigue=2.2,
+        drag=1.6,
         redeem=(0.4, 0.9),
     ),
     # Weekly rhythm, visit rate, gaps and baskets near those of the Complete Journey households.
@@ -68,6 +71,7 @@ PRESETS: dict[str, CampaignConfig] = {
         need_centre=0.5,
         dose_scale=Spread(0.12, 0.5),
         fatigue=2.2,
+        drag=2.0,
         recency_levels=10,
         engagement_memory=0.85,
     ),

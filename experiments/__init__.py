@@ -1,0 +1,1 @@
+"""Scripts: log, train, replay, sweep, plot. Settings are Python literals, results small JSON."""

@@ -1,0 +1,162 @@
+"""The outcome model finds the probabilities and means that made the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from agents.common.response import OutcomeModel, fit_outcomes
+from agents.common.tensors import CLASSES, Panel, outcome_class, panel
+from marketing_env import ConstantPolicy, LoggedDataset, RandomPolicy, preset, rollout
+from marketing_env.config import Array
+
+torch.set_num_threads(1)
+
+
+def made_log(n: int, incentives: tuple[float, ...], percent: bool, seed: int) -> LoggedDataset:
+    """Users of one trait x in {0, 1}, active with probability 0.2 + 0.3 x + 0.06 a.
+
+    Baskets are 10 + 5 x on average; half of the active redeem; an offer costs its amount, or its
+    share of the basket.
+    """
+    rng = np.random.default_rng(seed)
+    horizon, k = 2, len(incentives)
+    x = rng.integers(0, 2, n).astype(float)
+    action = rng.integers(0, k, (n, horizon))
+    active = rng.random((n, horizon)) < 0.2 + 0.3 * x[:, None] + 0.06 * action
+    basket = (10 + 5 * x[:, None]) * (rng.gamma(4, 0.25, (n, horizon)) if percent else 1)
+    redeemed = active & (rng.random((n, horizon)) < 0.5)
+    paid = np.array(incentives)[action] * (basket if percent else 1)
+    return LoggedDataset(
+        obs=np.repeat(x[:, None, None], horizon + 1, axis=1),
+        action=action,
+        propensity=np.full((n, horizon), 1 / k),
+        reward=active * basket,
+        cost=redeemed * paid,
+        valid=np.ones((n, horizon), dtype=bool),
+        bucket=rng.random(n),
+        meta={"incentives": incentives},
+    )
+
+
+def fitted(log: LoggedDataset, **settings: Any) -> OutcomeModel:
+    data = panel(log)
+    return fit_outcomes(data, torch.arange(data.n_users), width=16, batch=1024, **settings)
+
+
+def expected(model: OutcomeModel) -> tuple[Array, Array, Array]:
+    """Probabilities (2, K, Y), and means of reward and cost (2, K), of x = 0 and x = 1 on day 1."""
+    with torch.no_grad():
+        found = model(torch.tensor([[0.0], [1.0]]), torch.ones(2, dtype=torch.long))
+    reward, cost = found.mean()
+    return found.probability.numpy(), reward.numpy(), cost.numpy()
+
+
+X = np.array([[0.0], [1.0]])
+FEW, MANY = (0.0, 0.1, 0.2), (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@pytest.mark.parametrize("incentives", [FEW, MANY], ids=["separate", "dose"])
+@pytest.mark.parametrize("percent", [False, True], ids=["amount", "percent"])
+def test_truth_is_recovered(incentives: tuple[float, ...], percent: bool) -> None:
+    model = fitted(made_log(12_000, incentives, percent, seed=1), epochs=10)
+    action = np.arange(len(incentives))
+    active = 0.2 + 0.3 * X + 0.06 * action
+    free, paid = active * np.where(action, 0.5, 1.0), active * np.where(action, 0.5, 0.0)
+    probability, reward, cost = expected(model)
+    truth = np.stack([1 - active, free, paid, np.zeros_like(paid)], axis=-1)
+    assert_allclose(probability, truth, atol=0.05)
+    basket = (10 + 5 * X) * np.ones(len(action))
+    assert_allclose(reward, active * basket, rtol=0.12)
+    offer = np.array(incentives) * (basket if percent else 1)
+    assert_allclose(cost, paid * offer, rtol=0.15, atol=1e-9)
+
+
+def test_a_dose_has_few_functions_and_other_incentives_their_own() -> None:
+    by_dose, separate = (fitted(made_log(500, i, False, seed=2), epochs=1) for i in (MANY, FEW))
+    assert by_dose.basis.shape == (6, 3)
+    assert_array_equal(by_dose.basis[0], 0)
+    assert (by_dose.basis.diff(dim=0) > 0).all()
+    assert_array_equal(separate.basis, [[0, 0], [1, 0], [0, 1]])
+
+
+def test_percent_offers_cost_their_share_of_the_basket() -> None:
+    config = preset("food_coupons", horizon=3, n_features=2)
+    log = rollout(RandomPolicy(config.n_actions), config, 4_000, seed=3)
+    model = fitted(log)
+    data = panel(log)
+    with torch.no_grad():
+        reward, cost = model(data.obs[:, 1], torch.ones(data.n_users, dtype=torch.long)).mean()
+    for action in range(config.n_actions):
+        given = log.action == action
+        assert float(reward[:, action].mean()) == pytest.approx(log.reward[given].mean(), rel=0.2)
+        assert float(cost[:, action].mean()) == pytest.approx(log.cost[given].mean(), rel=0.25)
+    assert_array_equal(cost[:, 0], 0)
+
+
+def test_outcomes_that_never_were_have_no_probability() -> None:
+    model = fitted(made_log(2_000, FEW, False, seed=4), epochs=1)
+    probability, _, cost = expected(model)
+    assert_array_equal(probability[:, :, CLASSES.index("cost")], 0)
+    assert_array_equal(probability[:, 0, CLASSES.index("reward and cost")], 0)
+    assert_array_equal(cost[:, 0], 0)
+    assert_allclose(probability.sum(axis=2), 1, rtol=1e-6)
+
+
+def test_an_incentive_that_was_never_given_has_no_nan() -> None:
+    config = preset("toy")
+    log = rollout(ConstantPolicy(1, config.n_actions), config, 300, seed=5)
+    assert log.n_actions == 3
+    model = fitted(log, epochs=1)
+    with torch.no_grad():
+        found = model(panel(log).obs[:, 0], torch.zeros(300, dtype=torch.long))
+    assert all(torch.isfinite(part).all() for part in found)
+
+
+def test_fixed_amounts_are_read_off_the_log() -> None:
+    model = fitted(made_log(2_000, (0.0, 1.5, 4.0), False, seed=6), epochs=1)
+    paid = CLASSES.index("reward and cost")
+    assert_allclose(model.table[1, :, paid], [0, 1.5, 4.0], rtol=1e-6)
+    assert not model.varies[1].any()
+    assert fitted(made_log(2_000, FEW, True, seed=6), epochs=1).varies[:, 1:, paid].all()
+
+
+def test_only_the_given_users_teach() -> None:
+    log = made_log(600, FEW, False, seed=7)
+    reward = log.reward.copy()
+    reward[300:] = 99.0
+    other = LoggedDataset(
+        log.obs, log.action, log.propensity, reward, log.cost, log.valid, log.bucket, log.meta
+    )
+    half = torch.arange(300)
+    a, b = (fit_outcomes(panel(x), half, width=8, epochs=1) for x in (log, other))
+    for mine, theirs in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
+        assert_array_equal(mine, theirs)
+
+
+def test_outcome_class_labels_what_the_day_brought() -> None:
+    reward = np.array([[0.0, 1.0, -2.0], [3.0, 0.0, 0.0]])
+    cost = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    labels = outcome_class(reward, cost)
+    assert [[CLASSES[y] for y in row] for row in labels] == [
+        ["nothing", "reward", "reward"],
+        ["reward and cost", "cost", "nothing"],
+    ]
+
+
+def test_user_days_are_the_valid_ones() -> None:
+    log = made_log(4, FEW, False, seed=8)
+    valid = np.array([[1, 0], [0, 0], [1, 1], [0, 1]], dtype=bool)
+    data: Panel = panel(
+        LoggedDataset(
+            log.obs, log.action, log.propensity, log.reward, log.cost, valid, log.bucket, log.meta
+        )
+    )
+    assert data.user_days().tolist() == [0, 4, 5, 7]
+    assert data.user_days(torch.tensor([3, 1, 0])).tolist() == [7, 0]
+    some = data.take(torch.tensor([2]))
+    assert (some.n_users, some.horizon, some.n_actions) == (1, 2, 3)
