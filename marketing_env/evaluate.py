@@ -103,7 +103,7 @@ def optimum(
     *,
     n_users: int,
     seeds: Sequence[int],
-    prices: int = 16,
+    prices: int = 12,
 ) -> Optimum:
     """Bounds for the users of each seed, from a grid of prices around those of the budgets.
 

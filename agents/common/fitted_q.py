@@ -138,7 +138,7 @@ def backward_pass(
     joint: int = 64,
     steps: int = 150,
     batch: int = 2048,
-    lr: float = 2e-3,
+    lr: float = 5e-3,
     seed: int = 0,
     track: Track = no_track,
     progress: str | None = None,
