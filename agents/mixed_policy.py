@@ -21,14 +21,17 @@ Differences from the paper:
 2. The outcome of the logged day is integrated out by an outcome model instead of sampled.
 3. Optimum by column generation over the grid instead of a sequence of feasibility problems; the
    whole frontier is kept, so any later budget is another two-policy mixture.
-4. Costs enter the program with an upper confidence margin (`Config.risk`).
+4. Policies are kept to incentives that the log tried (`common/support.py`).
+5. Costs enter the program with an upper confidence margin (`Config.risk`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +42,7 @@ from agents.common.fitted_q import ActionValues, NextValue, backward_pass, greed
 from agents.common.game import solve_master
 from agents.common.nets import Track, no_track
 from agents.common.response import OutcomeModel, fit_outcomes
+from agents.common.support import Support, fit_support
 from agents.common.tensors import Panel, panel
 from agents.common.types import Array, Forecast
 from marketing_env import DayView, LoggedDataset, MixedPolicy
@@ -55,6 +59,7 @@ class Config:
     steps: int = 150  # gradient steps per day and member for the values
     batch: int = 2048  # users per step
     learning_rate: float = 5e-3  # of the values; the best of four on a payment_bonus log
+    least_support: float = 0.01  # logging probability below which an incentive is not chosen
     risk: float = 0.05  # accepted probability that estimation error makes the plan overspend
     device: str = "cpu"
     progress: bool = True  # show progress bars on a terminal
@@ -74,8 +79,16 @@ class Frontier:
 class BestResponse:
     """The greedy policy of one price."""
 
-    def __init__(self, values: ActionValues, head: int, price: float, n_actions: int) -> None:
+    def __init__(
+        self,
+        values: ActionValues,
+        head: int,
+        price: float,
+        n_actions: int,
+        support: Support | None = None,
+    ) -> None:
         self.values, self.head, self.price, self.n_actions = values, head, price, n_actions
+        self.support = support
 
     @torch.no_grad()
     def probs(self, view: DayView) -> Array:
@@ -85,7 +98,8 @@ class BestResponse:
             obs = torch.as_tensor(np.ascontiguousarray(view.obs))
             for rows in torch.arange(len(obs)).split(8192):
                 q = self.values.mean(obs[rows], view.day, self.head)
-                action[rows.numpy()] = greedy(q, price)[:, 0].numpy()
+                allowed = self.support.allowed(obs[rows], view.day) if self.support else None
+                action[rows.numpy()] = greedy(q, price, allowed)[:, 0].numpy()
         return np.asarray(np.eye(self.n_actions)[action])
 
 
@@ -99,6 +113,7 @@ class Model:
     n_actions: int
     horizon: int
     n_obs: int
+    support: Support | None = field(default=None, repr=False)  # None: the log tried everything
 
     def policy(self, budget: float) -> MixedPolicy:
         """The best mixture of at most two policies at a budget (currency per user per campaign).
@@ -109,7 +124,9 @@ class Model:
         mixture = self._mixture(budget)
         f = self.frontier
         used = np.flatnonzero(mixture.weight).tolist()
-        parts = [BestResponse(self.values, k, f.price[k], self.n_actions) for k in used]
+        parts = [
+            BestResponse(self.values, k, f.price[k], self.n_actions, self.support) for k in used
+        ]
         return MixedPolicy(parts, mixture.weight[used])
 
     def forecast(self, budget: float) -> Forecast:
@@ -140,6 +157,8 @@ class Model:
             tensors |= files.prefixed(f"outcomes.{e}", outcomes)
             for t, net in enumerate(days):
                 tensors |= files.prefixed(f"next.{e}.{t}", net)
+        if self.support is not None:
+            tensors |= files.prefixed("support", self.support)
         meta = {
             "config": asdict(self.config),
             "frontier": {k: v.tolist() for k, v in asdict(self.frontier).items()},
@@ -184,9 +203,13 @@ def fit(
         )
         for f in range(config.folds)
     ]
-    prices = choose_prices(data, outcomes[0], config, seed)
+    support = None if _uniform(log) or not config.least_support else fit_support(
+        data, least=config.least_support, seed=seed, track=track,
+        progress="support" if config.progress else None,
+    )  # fmt: skip
+    prices = choose_prices(data, outcomes[0], config, seed, support)
     values, first = backward_pass(
-        data, fold, outcomes, greedy_choice(prices), len(prices),
+        data, fold, outcomes, greedy_choice(prices, _allowed(data, support)), len(prices),
         width=config.width, steps=config.steps, batch=config.batch, lr=config.learning_rate,
         seed=seed, track=track, progress="best responses" if config.progress else None,
     )  # fmt: skip
@@ -194,10 +217,27 @@ def fit(
     for g in range(len(prices)):
         track("frontier/reward", frontier.reward[g], g)
         track("frontier/cost", frontier.cost[g], g)
-    return Model(config, frontier, values, data.n_actions, data.horizon, data.obs.shape[-1])
+    n_obs = data.obs.shape[-1]
+    return Model(config, frontier, values, data.n_actions, data.horizon, n_obs, support)
 
 
-def choose_prices(data: Panel, outcomes: OutcomeModel, config: Config, seed: int) -> Tensor:
+def _allowed(data: Panel, support: Support | None) -> Callable[[slice, int], Tensor] | None:
+    """Which incentives the log supports for its own users."""
+    return None if support is None else lambda r, day: support.allowed(data.obs[r, day], day)
+
+
+def _uniform(log: LoggedDataset) -> bool:
+    """Whether every incentive was tried with the same probability everywhere."""
+    return bool(np.allclose(log.propensity[log.valid], 1 / log.n_actions))
+
+
+def choose_prices(
+    data: Panel,
+    outcomes: OutcomeModel,
+    config: Config,
+    seed: int,
+    support: Support | None = None,
+) -> Tensor:
     """Prices at which spending falls geometrically from unconstrained to 1 %, then inf.
 
     A rough backward pass on a few users over a wide grid shows what each price would spend. The
@@ -208,7 +248,8 @@ def choose_prices(data: Panel, outcomes: OutcomeModel, config: Config, seed: int
     wide = _day_price(few, outcomes) * torch.logspace(-2.5, 1.8, 18)
     wide = torch.cat([torch.zeros(1), wide])
     _, first = backward_pass(
-        few, torch.zeros(few.n_users, dtype=torch.long), [outcomes], greedy_choice(wide), len(wide),
+        few, torch.zeros(few.n_users, dtype=torch.long), [outcomes],
+        greedy_choice(wide, _allowed(few, support)), len(wide),
         width=64, joint=48, steps=30, batch=1024, seed=seed,
         progress="price range" if config.progress else None,
     )  # fmt: skip
@@ -267,4 +308,20 @@ def load(folder: str | Path) -> Model:
             days.append(net.eval().requires_grad_(False))
         following.append(days)
     values = ActionValues(outcomes, following, len(frontier.price))
-    return Model(config, frontier, values, n_actions, horizon, n_obs)
+    return Model(
+        config, frontier, values, n_actions, horizon, n_obs, _load_support(meta, config, tensors)
+    )
+
+
+def _load_support(
+    meta: Mapping[str, Any], config: Config, tensors: Mapping[str, Tensor]
+) -> Support | None:
+    state = files.under("support", tensors)
+    if not state:
+        return None
+    width = state["net.1.weight"].shape[1]
+    support = Support(
+        meta["n_obs"], meta["n_actions"], meta["horizon"], width, config.least_support
+    )
+    support.load_state_dict(state)
+    return support.eval().requires_grad_(False)

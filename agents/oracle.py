@@ -16,29 +16,46 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.common.types import Array
-from marketing_env import CampaignConfig, DayView, Policy, Users
+from marketing_env import CampaignConfig, DayView, Policy, Users, sample_users
 from marketing_env.dynamics import levels
-from marketing_env.exact import best_mixture, plan
+from marketing_env.exact import best_mixture, curve, plan
 
 NEEDS_SIMULATOR = True
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """Optimal (foresight 1) or myopic (foresight 0) allocation of a known population."""
+    """Optimal (foresight 1) or myopic (foresight 0) plans at fixed prices, mixed."""
 
     config: CampaignConfig
-    budget: float  # currency per user per campaign
+    price: tuple[float, ...]
+    weight: tuple[float, ...]
     foresight: float = 1.0
 
     def for_users(self, users: Users) -> Policy:
         """The policy for these users; rows of the views it is shown must be theirs, in order."""
-        best = best_mixture(
-            self.config, users, self.budget, foresight=self.foresight, tolerance=1e-6
-        )
-        solved = plan(self.config, users, best.price, foresight=self.foresight, keep_actions=True)
+        solved = plan(self.config, users, self.price, foresight=self.foresight, keep_actions=True)
         assert solved.action is not None
-        return TablePolicy(self.config, solved.action, best.weight)
+        return TablePolicy(self.config, solved.action, np.array(self.weight))
+
+
+def oracle(
+    config: CampaignConfig, budget: float, foresight: float = 1.0, users: Users | None = None
+) -> Oracle:
+    """The optimal mixture at a budget (currency per user per campaign).
+
+    Args:
+        users: whose mean spend meets the budget; by default 500 users of the population, so
+            that other samples spend it but for their sampling error.
+    """
+    users = sample_users(config, 500, seed=900) if users is None else users
+    best = best_mixture(config, users, budget, tolerance=1e-4)
+    price, weight = best.price, best.weight
+    if foresight != 1:
+        # Short-sighted plans may spend more to earn less, so their envelope is searched by grid.
+        around = float(price[-1]) * np.geomspace(0.03, 30, 30)
+        price, weight = curve(config, users, around, foresight=foresight).mixture_at(budget)
+    return Oracle(config, tuple(price.tolist()), tuple(weight.tolist()), foresight)
 
 
 @dataclass(frozen=True)

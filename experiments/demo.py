@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"    {folder / 'log'}: {log.n_users} users x {log.horizon} days, one Parquet a day")
 
     print("2/5 the exact optimum, and the myopic policy with perfect knowledge")
+    found = references(setting, results)
     judge = Judge(setting)
-    found = references(setting, results, judge)
 
     print("3/5 learning from the log alone, judged against the simulator")
     for name in suite.methods:

@@ -78,7 +78,7 @@ def on_log(model: Model, log: LoggedDataset, budgets: Sequence[float]) -> list[d
 def verdict(rows: Sequence[dict[str, Any]], log: LoggedDataset) -> str:
     """What the log can and cannot say about these policies."""
     weighted = [r["effective_users"] for r in rows if r["estimator"] == "importance"]
-    estimated = log.meta.get("propensities") == "estimated"
+    estimated = log.meta.get("propensity") == "estimated"
     lines = [
         f"{log.n_users} users; importance weights leave the information of"
         f" {min(weighted, default=0):.1f} to {max(weighted, default=0):.1f} of them."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from agents import Model
-from agents.oracle import Oracle
+from agents.oracle import oracle
 from experiments.curves import Curves
 from experiments.methods import method
 from experiments.results import provenance, write_json
@@ -169,15 +169,18 @@ def run(
     return result
 
 
-def references(setting: Setting, out: Path, judge: Judge | None = None) -> list[dict[str, Any]]:
-    """The exact optimum and the myopic policy with perfect knowledge, judged like a method."""
-    judge = judge or Judge(setting)
+def references(setting: Setting, out: Path, progress: bool = True) -> list[dict[str, Any]]:
+    """The exact optimum and the myopic policy with perfect knowledge, judged like a method.
+
+    On the first populations only: their plans are solved for every user.
+    """
+    judge = Judge(replace(setting, test_seeds=setting.test_seeds[:4]), progress)
     results = []
     for name, foresight in (("oracle", 1.0), ("perfect_myopic", 0.0)):
-        policies = [Oracle(judge.config, b, foresight) for b in judge.budgets]
+        policies = [oracle(judge.config, b, foresight) for b in judge.budgets]
         rows = [judge.row(i, p) | example(judge, p) for i, p in enumerate(policies)]
         result = {
-            "setting": asdict(setting), "method": name, "config": {}, "seed": 0, "rows": rows,
+            "setting": asdict(judge.setting), "method": name, "config": {}, "seed": 0, "rows": rows,
             "seconds": 0.0, **provenance(),
         }  # fmt: skip
         write_json(out / f"{name}.json", result)

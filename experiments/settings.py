@@ -53,6 +53,12 @@ DEMO = Suite(
     methods=METHODS,
 )
 
+_FIRST: tuple[tuple[Behaviour, str], ...] = (
+    *(("random", name) for name in PRESETS),
+    ("production", "payment_bonus"),
+    ("production", "food_coupons"),
+)
+
 SUITES = {
     "toy": Suite(
         settings=(
@@ -73,10 +79,10 @@ SUITES = {
         settings=tuple(
             Setting(
                 f"{name}-{behaviour}", name, behaviour=behaviour,
-                test_seeds=tuple(range(1_000, 1_020)), repeats=1,
+                test_users=500,
+                test_seeds=tuple(range(1_000, 1_020)), repeats=2,
             )
-            for behaviour, names in (("random", PRESETS), ("production", PRESETS[:3:2]))
-            for name in names
+            for behaviour, name in _FIRST
         ),
         methods=METHODS,
     ),

@@ -67,7 +67,7 @@ def work(job: Job) -> str:
     logs: dict[int, Any] = {}
     for name, seed in job.runs:
         if name == "references":
-            references(job.setting, job.folder, judge)
+            references(job.setting, job.folder, progress=False)
             continue
         if seed not in logs:
             logs = {seed: collect(job.setting, seed)}

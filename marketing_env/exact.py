@@ -57,6 +57,17 @@ class Curve(NamedTuple):
         hull = _envelope(self.cost, self.reward)
         return np.asarray(np.interp(budget, self.cost[hull], self.reward[hull]))
 
+    def mixture_at(self, budget: float) -> tuple[Array, Array]:
+        """Prices and weights of the at most two plans whose mixture earns `reward_at(budget)`."""
+        hull = _envelope(self.cost, self.reward)
+        right = int(np.searchsorted(self.cost[hull], budget))
+        if right in (0, len(hull)):
+            return self.price[hull[[min(right, len(hull) - 1)]]], np.ones(1)
+        pair = hull[right - 1 : right + 1]
+        low, high = self.cost[pair]
+        share = (budget - low) / (high - low)
+        return self.price[pair], np.array([1 - share, share])
+
     def bound_at(self, budget: float | Array) -> Array:
         """Lagrangian bound at each budget: no policy earns more (if the plans are optimal)."""
         finite = np.isfinite(self.price)
@@ -110,27 +121,25 @@ def best_mixture(
     users: Users,
     budget: float,
     *,
-    foresight: float = 1.0,
     tolerance: float = 1e-12,
 ) -> Mixture:
     """The optimal policy at a budget (currency per user per campaign), by column generation.
 
     Each round prices money at the slope between the two plans around the budget and solves one
     plan; it ends when no plan at that price beats the mixture by more than `tolerance`
-    (relative): then the mixture and the Lagrangian bound are one number. With `foresight` below 1
-    the plans are short-sighted, and neither is optimal.
+    (relative): then the mixture and the Lagrangian bound are one number.
 
     Raises:
         ValueError: if the budget is negative or NaN.
     """
     if not budget >= 0:
         raise ValueError(f"budget = {budget!r}: allowed are numbers of at least 0")
-    cheap, rich = (_column(config, users, p, foresight) for p in (np.inf, 0.0))
+    cheap, rich = (_column(config, users, p) for p in (np.inf, 0.0))
     if rich.cost <= budget:
         return Mixture(np.zeros(1), np.ones(1), rich.reward, rich.cost, rich.reward)
     for _ in range(_MAX_ROUNDS):
         price = (rich.reward - cheap.reward) / (rich.cost - cheap.cost)
-        best = _column(config, users, price, foresight)
+        best = _column(config, users, price)
         net = cheap.reward - price * cheap.cost
         gain = best.reward - price * best.cost - net
         if gain <= tolerance * max(abs(net), 1.0):

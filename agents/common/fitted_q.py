@@ -81,10 +81,13 @@ def q_values(
     return immediate + torch.stack(future, dim=1).unflatten(-1, (2, -1))
 
 
-def greedy(q: Tensor, prices: Tensor) -> Tensor:
-    """(n, G) best action at each price given (n, K, 2, G) values; no incentive at price inf."""
+def greedy(q: Tensor, prices: Tensor, allowed: Tensor | None = None) -> Tensor:
+    """(n, G) best allowed action at each price given (n, K, 2, G) values; 0 at price inf."""
     finite = torch.where(prices.isinf(), 0, prices)
-    best = (q[:, :, 0] - finite * q[:, :, 1]).argmax(dim=1)
+    merit = q[:, :, 0] - finite * q[:, :, 1]
+    if allowed is not None:
+        merit = merit.masked_fill(~allowed[..., None], -torch.inf)
+    best = merit.argmax(dim=1)
     return torch.where(prices.isinf(), 0, best)
 
 
@@ -117,11 +120,11 @@ Choose = Callable[[Tensor, slice, int], Tensor]
 """From values (n, K, 2, G), the users' rows and the day to action probabilities (n, K, G)."""
 
 
-def greedy_choice(prices: Tensor) -> Choose:
-    """Best responses: head g follows the greedy policy of price g."""
+def greedy_choice(prices: Tensor, allowed: Callable[[slice, int], Tensor] | None = None) -> Choose:
+    """Best responses: head g follows the greedy policy of price g, where it is allowed."""
 
     def choose(q: Tensor, rows: slice, day: int) -> Tensor:
-        best = greedy(q, prices)
+        best = greedy(q, prices, allowed(rows, day) if allowed else None)
         return nn.functional.one_hot(best, q.shape[1]).movedim(-1, 1).to(q.dtype)
 
     return choose

@@ -1,0 +1,79 @@
+"""Which incentives the log can speak about, state by state.
+
+Values of state-actions that the log never tried are extrapolation, and a greedy policy seeks out
+the most flattering ones. So the policy is kept to incentives whose logging probability, estimated
+from the log, is not negligible (discrete BCQ, Fujimoto et al. 2019, with an absolute threshold:
+with a relative one, rare but honest exploration would not count).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from agents.common.nets import Track, calendar, minimise, mlp, no_track
+from agents.common.tensors import Panel
+
+
+class Support(nn.Module):
+    """Estimated logging probabilities, and the incentives they allow."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, n_obs: int, n_actions: int, horizon: int, width: int, least: float) -> None:
+        super().__init__()
+        self.horizon, self.least = horizon, least
+        self.register_buffer("mean", torch.zeros(n_obs + 3))
+        self.register_buffer("scale", torch.ones(n_obs + 3))
+        self.net = nn.Sequential(mlp(n_obs + 3, width, 2), nn.Linear(width, n_actions))
+
+    def inputs(self, obs: Tensor, day: Tensor) -> Tensor:
+        x = torch.cat([obs, calendar(day, self.horizon)], dim=-1)
+        return (x - self.mean) / self.scale
+
+    @torch.no_grad()
+    def allowed(self, obs: Tensor, day: int) -> Tensor:
+        """(n, K) bool: logging probability at least `least`, or the most likely action."""
+        day_column = torch.full((len(obs),), day, device=obs.device)
+        p = self.net(self.inputs(obs, day_column)).softmax(-1)
+        return (p >= self.least) | (p == p.amax(-1, keepdim=True))
+
+
+def fit_support(
+    data: Panel,
+    *,
+    least: float,
+    width: int = 64,
+    epochs: float = 3,
+    batch: int = 4096,
+    seed: int = 0,
+    track: Track = no_track,
+    progress: str | None = None,
+) -> Support:
+    """Estimate P(a | s, day) by cross-entropy on every valid user-day of the log."""
+    torch.manual_seed(seed)
+    rows = data.user_days()
+    model = Support(data.obs.shape[-1], data.n_actions, data.horizon, width, least)
+    users_of, days_of = rows // data.horizon, rows % data.horizon
+    x = model.inputs(data.obs[users_of[:100_000], days_of[:100_000]], days_of[:100_000])
+    model.mean, model.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
+    steps = max(300, math.ceil(epochs * len(rows) / batch))
+
+    def loss(index: Tensor) -> Tensor:
+        user, day = users_of[index], days_of[index]
+        logits = model.net(model.inputs(data.obs[user, day], day))
+        return nn.functional.cross_entropy(logits, data.action[user, day])
+
+    def on_step(step: int, value: Tensor) -> None:
+        if step % 50 == 0 or step == steps - 1:
+            track("support/loss", float(value), step)
+
+    minimise(
+        model.parameters(), loss, torch.arange(len(rows)),
+        steps=steps, batch=batch, lr=3e-3, generator=torch.Generator().manual_seed(seed),
+        on_step=on_step, progress=progress,
+    )  # fmt: skip
+    return model.eval().requires_grad_(False)

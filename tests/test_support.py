@@ -1,0 +1,60 @@
+"""Policies stay where the log has been."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents import load, mixed_policy
+from agents.common.support import fit_support
+from agents.common.tensors import panel
+from marketing_env import DayView, LoggedDataset, RandomPolicy, preset, rollout
+from marketing_env.config import Array
+
+CONFIG = preset("toy")
+SMALL = mixed_policy.Config(folds=2, prices=5, width=24, steps=20, outcome_epochs=2, progress=False)
+
+
+class Shy:
+    """Never gives the dearest incentive to users whose first feature is positive."""
+
+    def probs(self, view: DayView) -> Array:
+        p = np.full((len(view.obs), 3), 1 / 3)
+        p[view.obs[:, 0] > 0] = (0.5, 0.5, 0.0)
+        return p
+
+
+@pytest.fixture(scope="module")
+def log() -> LoggedDataset:
+    return rollout(Shy(), CONFIG, 3_000, seed=5)
+
+
+def test_support_knows_what_was_never_tried(log: LoggedDataset) -> None:
+    support = fit_support(panel(log), least=0.05)
+    obs = log.obs[:, 1]
+    allowed = support.allowed(torch.tensor(obs), 1).numpy()
+    clear = np.abs(obs[:, 0]) > 0.3
+    assert allowed[:, :2].all()
+    assert (allowed[clear, 2] == (obs[clear, 0] < 0)).mean() > 0.98
+
+
+def test_policy_keeps_to_the_support(log: LoggedDataset, tmp_path: Path) -> None:
+    view = DayView(log.obs[:, 0], log.bucket, 0, np.inf)
+    shy = log.obs[:, 0, 0] > 0.3
+    model = mixed_policy.fit(log, SMALL)
+    rich = model.policy(100.0)
+    assert rich.probs(view)[shy, 2].mean() < 0.02
+    model.save(tmp_path / "m")
+    assert (load(tmp_path / "m").policy(100.0).probs(view) == rich.probs(view)).all()
+
+    reckless = mixed_policy.fit(log, replace(SMALL, least_support=0.0)).policy(100.0)
+    assert reckless.probs(view)[shy, 2].mean() > 0.1
+
+
+def test_random_logs_need_no_support_model() -> None:
+    log = rollout(RandomPolicy(3), CONFIG, 300, seed=1)
+    assert mixed_policy.fit(log, SMALL).support is None
