@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,34 +23,32 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from experiments import table
+from experiments import table, titles
 from experiments.curves import read_curves
 from experiments.results import ROOT
 from experiments.table import REFERENCES, Run, by_method, column, pooled
-from marketing_env import preset
+from experiments.titles import (
+    FORECASTS,
+    GREEDY,
+    MAIN,
+    STYLES,
+    Curve,
+    Groups,
+    came_true,
+    main_method,
+    offer_unit,
+    percent,
+    reward_unit,
+    shown_name,
+    span,
+    style,
+    tag_groups,
+)
 from marketing_env.config import STATE_COLUMNS, Array
 
-MAIN, GREEDY = "mixed_policy", "greedy_uplift"
-Groups = Mapping[str, Sequence[Run]]
-
-# Okabe and Ito's colours stay apart for colour-blind readers, the markers also in grey.
-STYLES = {
-    "oracle": ("#000000", ""),
-    "perfect_myopic": ("#7f7f7f", "x"),
-    "mixed_policy": ("#0072B2", "o"),
-    "greedy_uplift": ("#D55E00", "s"),
-    "dfcl": ("#009E73", "^"),
-    "end_to_end": ("#CC79A7", "v"),
-    "cluster": ("#E69F00", "D"),
-    "lagrangian": ("#56B4E9", "P"),
-    "exponentiated_gradient": ("#882255", "X"),
-    "bcrlsp": ("#332288", "<"),
-    "d3rlpy_price": ("#999933", ">"),
-    "online_sb3": ("#44AA99", "p"),
-}
-OTHERS = (("#AA4499", "*"), ("#117733", "h"), ("#661100", "d"), ("#6699CC", "8"))
-LOOK = {
+LOOK: Any = {
     "font.size": 11,
     "axes.titlesize": 11,
     "axes.spines.top": False,
@@ -66,11 +62,6 @@ LOOK = {
 }
 
 
-def style(method: str) -> tuple[str, str]:
-    """Colour and marker, the same in every figure; unknown methods get one by their name."""
-    return STYLES.get(method) or OTHERS[zlib.crc32(method.encode()) % len(OTHERS)]
-
-
 def frontier(groups: Groups, title: str) -> Figure:
     """Incremental reward against budget in money, and as a share of the exact optimum."""
     fig, (left, right) = _panels(1, 2, title)
@@ -82,18 +73,20 @@ def frontier(groups: Groups, title: str) -> Figure:
         score, error = (part * best / 100 for part in pooled(runs, "score"))
         colour, marker = style(method)
         bars = 1.96 * np.nan_to_num(error)
-        left.errorbar(budget, score, bars, color=colour, marker=marker, label=_name(method), lw=1.2)
+        left.errorbar(
+            budget, score, bars, color=colour, marker=marker, label=shown_name(method), lw=1.2
+        )
         spend, gain = (column(runs, key).mean(axis=0) for key in ("cost", "gain"))
-        left.plot(spend, gain, ls="", marker=marker or "o", mfc="none", mec=colour, ms=9)
-    left.plot([], [], ls="", marker="o", mfc="none", mec="grey", ms=9, label="at its true spend")
+        left.plot(spend, gain, ls="", marker=marker or "o", mfc="none", mec=colour, ms=7)
+    left.plot([], [], ls="", marker="o", mfc="none", mec="grey", ms=7, label="at its true spend")
     setting = _first(groups)["setting"]
     left.set(
         xlabel="budget, currency per user", xlim=(0, None), ylim=(0, None),
-        ylabel=f"gain over no incentives,\n{_unit(setting)} per user",
+        ylabel=f"gain over no incentives,\n{reward_unit(setting)} per user",
     )  # fmt: skip
     _dodged(right, {m: pooled(g, "score") for m, g in shown.items()}, rows)
     right.axhline(100, color="black", lw=2)
-    right.set(ylabel="score, % of the exact optimum's gain")
+    right.set(ylabel="score, % of the optimum's gain")
     _legend(fig, left)
     return fig
 
@@ -106,10 +99,12 @@ def spend_over_days(groups: Groups, title: str) -> Figure:
     for ax, i in zip(axes, chosen, strict=True):
         for method, runs in groups.items():
             cost = np.mean([run["rows"][i]["cost_by_day"] for run in runs], axis=0)
-            wide = 2.2 if method in ("oracle", MAIN) else 1.2
-            colour, _ = style(method)
-            ax.plot(1 + np.arange(len(cost)), cost, color=colour, lw=wide, label=_name(method))
-        ax.set(title=f"budget {_percent(rows[i])}: {rows[i]['budget']:.3g} currency per user")
+            wide, opaque = (2.4, 1.0) if method in ("oracle", MAIN) else (1.2, 0.55)
+            ax.plot(
+                1 + np.arange(len(cost)), cost, color=style(method)[0], lw=wide, alpha=opaque,
+                label=shown_name(method),
+            )  # fmt: skip
+        ax.set(title=f"budget {percent(rows[i])}: {rows[i]['budget']:.3g} currency per user")
         ax.set(xlabel="day of the campaign", ylim=(0, None))
     axes[0].set(ylabel="cost, currency per user and day")
     _legend(fig, axes[0])
@@ -118,7 +113,7 @@ def spend_over_days(groups: Groups, title: str) -> Figure:
 
 def who_gets_what(groups: Groups, title: str) -> Figure:
     """Mean incentive by engagement, recency and fatigue at the middle budget."""
-    shown = [m for m in ("oracle", MAIN, GREEDY) if m in groups]
+    shown = [m for m in dict.fromkeys(("oracle", main_method(groups), GREEDY)) if m in groups]
     fig, axes = _panels(1, 3, title, sharey=True)
     rows = _first(groups)["rows"]
     i = len(rows) // 2
@@ -127,9 +122,9 @@ def who_gets_what(groups: Groups, title: str) -> Figure:
             given = groups[method][0]["rows"][i]["incentive_by_state"][state]
             level, mean = np.array([(float(k), v) for k, v in given.items()]).T
             colour, marker = style(method)
-            ax.plot(level, mean, color=colour, marker=marker or ".", label=_name(method))
-        ax.set(xlabel=f"{state}, lowest 0 to highest 1", xlim=(-0.04, 1.04), ylim=(0, None))
-    axes[0].set(ylabel=f"mean incentive, {_offer(_first(groups)['setting'])}")
+            ax.plot(level, mean, color=colour, marker=marker or ".", label=shown_name(method))
+        ax.set(xlabel=f"{state}, lowest 0 to highest 1", xlim=(-0.04, 1.04))
+    axes[0].set(ylim=(0, None), ylabel=f"mean incentive, {offer_unit(_first(groups)['setting'])}")
     _legend(fig, axes[0])
     return fig
 
@@ -152,29 +147,27 @@ def forecast(groups: Groups, title: str) -> Figure:
     fig, axes = _panels(1, 3, title)
     for ax, what in zip(axes, FORECASTS, strict=True):
         ax.axhline(100, color="black", lw=1)
-        _dodged(ax, {m: _came_true(g, what) for m, g in shown.items()}, _rows(groups))
+        _dodged(ax, {m: came_true(g, what) for m, g in shown.items()}, _rows(groups))
         ax.set(title=what)
     axes[0].set(ylabel="came true, % of the forecast")
     _legend(fig, axes[0])
     return fig
 
 
-def learning(
-    curves: Mapping[str, Mapping[str, tuple[list[int], list[float]]]], title: str
-) -> Figure:
-    """Learning curves: a row per method, a panel per group of tags."""
-    groups = {method: _tag_groups(found) for method, found in curves.items()}
-    columns = max(map(len, groups.values()))
-    fig, axes = _panels(len(groups), columns, title)
-    for row, (method, found) in zip(
-        axes.reshape(len(groups), columns), groups.items(), strict=True
-    ):
-        for ax in row[len(found) :]:
-            ax.set_visible(False)
-        for ax, (group, series) in zip(row, found.items(), strict=False):
-            _curves(ax, group, series, style(method)[0])
-            ax.set(title=group.replace("_", " "))
-        row[0].set(ylabel=_name(method))
+def learning(curves: Mapping[str, Mapping[str, Curve]], title: str) -> Figure:
+    """Learning curves: a panel per method and group of tags."""
+    panels = [
+        (method, group, series)
+        for method, found in curves.items()
+        for group, series in tag_groups(found).items()
+    ]
+    columns = min(4, len(panels))
+    fig, axes = _panels(-(-len(panels) // columns), columns, title)
+    for ax, (method, group, series) in zip(axes, panels, strict=False):
+        _curves(ax, group, series, style(method)[0])
+        ax.set_title(f"{shown_name(method)}\n{group.replace('_', ' ')}", fontsize=10)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
     return fig
 
 
@@ -182,7 +175,7 @@ def myopia(result: Mapping[str, Any]) -> Figure:
     """Score of the myopic policy with perfect knowledge of the response, by preset."""
     found = {name: np.array(f["score"]) for name, f in result["found"].items()}
     means = np.concatenate([score.mean(axis=0) for score in found.values()])
-    title = f"Perfect knowledge without foresight earns {_span(means)} % of the optimum's gain"
+    title = f"Perfect knowledge without foresight earns {span(means)} % of the optimum's gain"
     fig, (ax,) = _panels(1, 1, title)
     ax.axhspan(60, 90, color="#0072B2", alpha=0.1, lw=0, label="60 to 90 %: foresight matters")
     ax.axhline(100, color="black", lw=2, label="exact optimum")
@@ -192,7 +185,9 @@ def myopia(result: Mapping[str, Any]) -> Figure:
         x = np.arange(score.shape[1]) + 0.06 * (i - (len(found) - 1) / 2)
         error = score.std(axis=0, ddof=1) / len(score) ** 0.5 if len(score) > 1 else None
         bars = None if error is None else 1.96 * error
-        ax.errorbar(x, score.mean(axis=0), bars, color=colour, marker=marker, label=_name(name))
+        ax.errorbar(
+            x, score.mean(axis=0), bars, color=colour, marker=marker, label=shown_name(name)
+        )
     rows = [{"budget_share": share} for share in result["shares"]]
     _budget_axis(ax, rows)
     ax.set(ylabel="gain, % of the exact optimum's", ylim=(min(55, means.min() - 5), 103))
@@ -234,84 +229,16 @@ def one_shot(summary: Mapping[str, Any]) -> Figure:
     return fig
 
 
-# ---------------------------------------------------------------- what a title says
-
-
-def _frontier_title(groups: Groups) -> str:
-    said = [
-        f"{_name(m)} earns {_span(column(groups[m], 'score').mean(axis=0))} %"
-        for m in (_main(groups), GREEDY)
-        if m in groups
-    ]
-    return "; ".join(dict.fromkeys(said)) + " of the optimum's gain"
-
-
-def _spend_title(groups: Groups) -> str:
-    said = []
-    for method in ("oracle", _main(groups)):
-        if method in groups:
-            cost = np.array(groups[method][0]["rows"][0]["cost_by_day"])
-            half = cost[: (len(cost) + 1) // 2].sum() / max(cost.sum(), 1e-300)
-            said.append(f"{_name(method)} {100 * half:.0f} %")
-    return f"Spent in the first half at the tightest budget: {', '.join(dict.fromkeys(said))}"
-
-
-def _who_title(groups: Groups) -> str:
-    rows = groups["oracle" if "oracle" in groups else _main(groups)][0]["rows"]
-    row = rows[len(rows) // 2]
-    who = _name("oracle" if "oracle" in groups else _main(groups))
-    most = {s: max(g, key=lambda k, g=g: g[k]) for s, g in row["incentive_by_state"].items()}
-    levels = ", ".join(f"{state} {float(level):.2g}" for state, level in most.items())
-    return f"At budget {_percent(row)} {who} gives most at {levels}"
-
-
-def _calibration_title(groups: Groups) -> str:
-    name = _main(groups)
-    share = column(groups[name], "spend_share").mean(axis=0)
-    return f"{_name(name)} spends {_span(100 * share)} % of its budget"
-
-
-def _forecast_title(groups: Groups) -> str:
-    name = _main(groups)
-    cost, _ = _came_true(groups[name], "cost")
-    gain, _ = _came_true(groups[name], "incremental reward")
-    return (
-        f"{_name(name)}: cost came true at {_span(cost)} % of its forecast, gain at {_span(gain)} %"
-    )
-
-
 FIGURES: dict[str, tuple[Callable[[Groups, str], Figure], Callable[[Groups], str]]] = {
-    "frontier": (frontier, _frontier_title),
-    "spend_over_days": (spend_over_days, _spend_title),
-    "who_gets_what": (who_gets_what, _who_title),
-    "calibration": (calibration, _calibration_title),
-    "forecast": (forecast, _forecast_title),
+    "frontier": (frontier, titles.frontier),
+    "spend_over_days": (spend_over_days, titles.spend_over_days),
+    "who_gets_what": (who_gets_what, titles.who_gets_what),
+    "calibration": (calibration, titles.calibration),
+    "forecast": (forecast, titles.forecast),
 }
 
 
 # ---------------------------------------------------------------- parts of figures
-
-FORECASTS = ("reward", "incremental reward", "cost")
-
-
-def _came_true(runs: Sequence[Run], what: str) -> tuple[Array, Array]:
-    """100 * truth / forecast by budget, and its error: the forecast's and the evaluation's."""
-    ratios, errors = [], []
-    for run in runs:
-        for row in run["rows"]:
-            f = row["forecast"]
-            told = f["cost"] if what == "cost" else f["reward"]
-            true, own = row["cost" if what == "cost" else "reward"], f["reward_error"]
-            noise = row["score_error"] / 100 * row["best_gain"]
-            if what == "incremental reward":
-                told, true = told - f["baseline"], row["gain"]
-            if what == "cost":
-                own, noise = f["cost_error"], row["spend_share_error"] * row["budget"]
-            told = told if told > 0 else np.nan
-            ratios.append(100 * true / told)
-            errors.append(100 * np.hypot(own * true / told, np.nan_to_num(noise)) / told)
-    shape = (len(runs), -1)
-    return np.reshape(ratios, shape).mean(axis=0), np.reshape(errors, shape).mean(axis=0)
 
 
 def _dodged(
@@ -322,50 +249,43 @@ def _dodged(
         x = np.arange(len(mean)) + 0.7 * ((i + 0.5) / len(values) - 0.5)
         colour, marker = style(method)
         bars = 1.96 * np.nan_to_num(error)
-        ax.errorbar(x, mean, bars, color=colour, marker=marker or ".", ls="", label=_name(method))
+        ax.errorbar(
+            x, mean, bars, color=colour, marker=marker or ".", ls="", label=shown_name(method)
+        )
     _budget_axis(ax, rows)
 
 
 def _budget_axis(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    ax.set_xticks(range(len(rows)), [_percent(row) for row in rows])
+    ax.set_xticks(range(len(rows)), [percent(row) for row in rows])
     ax.set(xlabel="budget, % of unconstrained spend")
     ax.grid(False, axis="x")
 
 
-def _curves(
-    ax: Axes, group: str, series: Sequence[tuple[list[int], list[float]]], colour: str
-) -> None:
+def _curves(ax: Axes, group: str, series: Mapping[str, Curve], colour: str) -> None:
     """All lines of a group; many become the band between them and three lines."""
-    few = len(series) <= 3
-    for i in range(len(series)) if few else (0, len(series) // 2, len(series) - 1):
-        shade = 1.0 - 0.7 * i / len(series)
-        ax.plot(*series[i], color=colour, alpha=shade, lw=1.5, label=f"{i}")
-    values = [v for _, v in series]
-    if not few and len({tuple(steps) for steps, _ in series}) == 1:
-        ax.fill_between(
-            series[0][0], np.min(values, 0), np.max(values, 0), color=colour, alpha=0.12
-        )
+    names, curves = list(series), list(series.values())
+    few = len(curves) <= 3
+    for i in range(len(curves)) if few else (0, len(curves) // 2, len(curves) - 1):
+        ax.plot(*curves[i], color=colour, alpha=1 - 0.7 * i / len(curves), label=names[i])
+    values = [v for _, v in curves]
+    if not few and len({tuple(steps) for steps, _ in curves}) == 1:
+        low, high = np.min(values, axis=0), np.max(values, axis=0)
+        ax.fill_between(curves[0][0], low, high, color=colour, alpha=0.12)
     if "loss" in group and min(map(min, values)) > 0:
         ax.set_yscale("log")
-    if len(series) > 1:
-        ax.legend(fontsize=8, title="number", title_fontsize=8, handlelength=1)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    if len(curves) > 1:
+        ax.legend(fontsize=8, handlelength=1)
     days = "to_go" in group or "next" in group
-    ax.set(xlabel="days to the end" if days else "price" if "frontier" in group else "step")
-
-
-def _tag_groups(
-    curves: Mapping[str, tuple[list[int], list[float]]],
-) -> dict[str, list[tuple[list[int], list[float]]]]:
-    """Curves whose tags differ in numbers only: `values/head_0` and `values/head_1` are one."""
-    groups: dict[str, list[tuple[list[int], list[float]]]] = {}
-    for tag, curve in curves.items():
-        groups.setdefault(re.sub(r"/(head|member)_\d+|_\d+$", "", tag), []).append(curve)
-    return groups
+    frontier = "prices, cheap to dear" if "frontier" in group else "step"
+    ax.set(xlabel="days to the end" if days else frontier)
 
 
 def _panels(rows: int, columns: int, title: str, **options: Any) -> tuple[Figure, Any]:
     # A README shows images about 900 pixels wide: 10 inches keep letters legible there.
-    size = (10 if columns < 4 else 13, 4.6 if rows == 1 else 2.6 * rows)
+    size = (10, 4.6 if rows == 1 else 2.5 * rows)
     fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
     fig.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
     return fig, axes.ravel()
@@ -376,41 +296,12 @@ def _legend(fig: Figure, ax: Axes) -> None:
     fig.legend(handles, names, loc="outside lower center", ncols=min(4, max(1, len(names))))
 
 
-def _span(values: Array) -> str:
-    low, high = f"{np.nanmin(values):.0f}", f"{np.nanmax(values):.0f}"
-    return low if low == high else f"{low} to {high}"
-
-
 def _first(groups: Groups) -> Run:
     return next(iter(groups.values()))[0]
 
 
 def _rows(groups: Groups) -> list[dict[str, Any]]:
     return list(_first(groups)["rows"])
-
-
-def _main(groups: Groups) -> str:
-    """The main method, or the best one that is there."""
-    learners = [m for m in groups if m not in REFERENCES]
-    return MAIN if MAIN in groups else (learners or list(groups))[0]
-
-
-def _name(method: str) -> str:
-    names = {"oracle": "exact optimum", "perfect_myopic": "perfect myopic"}
-    return names.get(method, method.replace("_", " "))
-
-
-def _percent(row: Mapping[str, Any]) -> str:
-    return f"{100 * row['budget_share']:g} %"
-
-
-def _unit(setting: Mapping[str, Any]) -> str:
-    return preset(setting["preset"], **setting["overrides"]).unit
-
-
-def _offer(setting: Mapping[str, Any]) -> str:
-    config = preset(setting["preset"], **setting["overrides"])
-    return "share of the basket" if config.offer == "percent" else "currency"
 
 
 # ---------------------------------------------------------------- files
