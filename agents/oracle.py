@@ -53,7 +53,7 @@ def oracle(
     price, weight = best.price, best.weight
     if foresight != 1:
         # Short-sighted plans may spend more to earn less, so their envelope is searched by grid.
-        around = float(price[-1]) * np.geomspace(0.03, 30, 30)
+        around = float(price[-1]) * np.geomspace(0.05, 20, 16)
         price, weight = curve(config, users, around, foresight=foresight).mixture_at(budget)
     return Oracle(config, tuple(price.tolist()), tuple(weight.tolist()), foresight)
 

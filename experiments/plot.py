@@ -33,6 +33,7 @@ from experiments.titles import (
     FORECASTS,
     GREEDY,
     MAIN,
+    OTHERS,
     STYLES,
     Curve,
     Groups,
@@ -134,7 +135,7 @@ def calibration(groups: Groups, title: str) -> Figure:
     fig, (ax,) = _panels(1, 1, title)
     ax.axhspan(95, 101, color="#0072B2", alpha=0.12, lw=0, label="95 to 101 % of the budget")
     ax.axhline(100, color="black", lw=1)
-    shown = {m: pooled(g, "spend_share") for m, g in groups.items() if m != "oracle"}
+    shown = {m: pooled(g, "spend_share") for m, g in groups.items()}
     _dodged(ax, {m: (100 * mean, 100 * e) for m, (mean, e) in shown.items()}, _rows(groups))
     ax.set(ylabel="true spend, % of the budget")
     _legend(fig, ax)

@@ -43,15 +43,12 @@ METHODS = ("mixed_policy", "greedy_uplift")
 DEMO = Suite(
     settings=(
         Setting(
-            "demo",
-            "payment_bonus",
-            log_users=30_000,
-            test_seeds=tuple(range(1_000, 1_008)),
-            repeats=2,
+            "demo", "payment_bonus", log_users=30_000, test_users=500,
+            test_seeds=tuple(range(1_000, 1_008)), repeats=3,
         ),
     ),
     methods=METHODS,
-)
+)  # fmt: skip
 
 _FIRST: tuple[tuple[Behaviour, str], ...] = (
     *(("random", name) for name in PRESETS),

@@ -95,14 +95,13 @@ def test_figures_of_the_same_results_are_the_same_files(results: Path, tmp_path:
 def test_frontier_shows_matched_gain_at_the_budget_and_true_gain_at_the_spend() -> None:
     groups = table.by_method([made_up("oracle", score=100), made_up("mixed_policy", score=90)])
     lines = plot.frontier(groups, "").axes[0].get_lines()
-    points = [np.transpose(line.get_data()) for line in lines]
-    expected = (
-        [[0, 0], [0.2, 0.1], [0.8, 0.1]],  # the optimum
-        [[0.2, 0.09], [0.8, 0.091]],  # score / 100 * best_gain at the budget
-        [[0.19, 0.09], [0.76, 0.09]],  # true gain at true spend
-    )
-    for wanted in expected:
-        assert any(p.shape == np.shape(wanted) and np.allclose(p, wanted) for p in points)
+    points = [np.column_stack([line.get_xdata(), line.get_ydata()]) for line in lines]
+    for wanted in (
+        np.array([[0, 0], [0.2, 0.1], [0.8, 0.1]]),  # the optimum
+        np.array([[0.2, 0.09], [0.8, 0.091]]),  # score / 100 * best_gain at the budget
+        np.array([[0.19, 0.09], [0.76, 0.09]]),  # true gain at true spend
+    ):
+        assert any(p.shape == wanted.shape and np.allclose(p, wanted) for p in points)
     plt.close("all")
 
 
