@@ -18,7 +18,8 @@ Differences from the sources:
    `lightgbm` is a T-learner, one boosted regression per incentive and outcome.
 3. Models are cross-fitted over users; the policy uses their mean, the forecast the member that did
    not see the user.
-4. The campaign's money is paced over the days by what remains, or evenly if nothing is known.
+4. Incentives that the log never tried in a state are not eligible (`common/support.py`).
+5. The campaign's money is paced over the days by what remains, or evenly if nothing is known.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from agents.common import files
 from agents.common.knapsack import solve_mckp
 from agents.common.nets import Track, no_track
 from agents.common.response import OutcomeModel, fit_outcomes
+from agents.common.support import Support, fit_support, load_support
 from agents.common.tensors import panel
 from agents.common.types import Array, Forecast
 from marketing_env import DayView, LoggedDataset, Policy
@@ -54,6 +56,7 @@ class Config:
     leaves: int = 31
     learning_rate: float = 0.06  # of the boosting
     min_leaf: int = 200  # user-days in a leaf, at least
+    least_support: float = 0.01  # logging probability below which an incentive is not chosen
     pacing: bool = True  # spread what remains over the days left; else a fixed share a day
     progress: bool = True  # show progress bars on a terminal
 
@@ -101,12 +104,19 @@ class DailyKnapsack:
     """Every morning the exact knapsack on predicted reward and cost."""
 
     def __init__(
-        self, members: Sequence[Response], budget: float, horizon: int, pacing: bool
+        self,
+        members: Sequence[Response],
+        budget: float,
+        horizon: int,
+        pacing: bool,
+        support: Support | None = None,
     ) -> None:
         self.members, self.budget, self.horizon, self.pacing = members, budget, horizon, pacing
+        self.support = support
 
     def probs(self, view: DayView) -> Array:
         expected = np.mean([m.predict(view.obs, view.day) for m in self.members], axis=0)
+        expected = supported(expected, self.support, view.obs, view.day)
         money = self.budget / self.horizon
         if self.pacing and math.isfinite(view.remaining_budget):
             money = view.remaining_budget / max(self.horizon - view.day, 1)
@@ -124,11 +134,12 @@ class Model:
     horizon: int
     n_obs: int
     logged: tuple[Array, ...]  # per day (n, K, 2) predictions on a sample of the log's users
+    support: Support | None = None  # None: the log tried everything
 
     def policy(self, budget: float) -> Policy:
         """One knapsack a day; budget in currency per user per campaign."""
         _check_budget(budget)
-        return DailyKnapsack(self.members, budget, self.horizon, self.config.pacing)
+        return DailyKnapsack(self.members, budget, self.horizon, self.config.pacing, self.support)
 
     def forecast(self, budget: float) -> Forecast:
         """Predicted totals if users stayed in the states of the log: a myopic model's belief."""
@@ -139,7 +150,7 @@ class Model:
         for expected in self.logged:
             solution = solve_day(expected, money)
             total += expected[np.arange(n), solution.choice]
-            idle += float(expected[:, 0, 0].mean())
+            idle += float(np.nanmean(expected[:, 0, 0]))
             bound += solution.bound / n
         error = total.std(axis=0) / math.sqrt(n)
         reward, cost = total.mean(axis=0)
@@ -163,6 +174,8 @@ class Model:
             elif isinstance(member, BoostedResponse):
                 texts = [[b and b.model_to_string() for b in arms] for arms in member.boosters]
                 meta["boosters"].append(texts)
+        if self.support is not None:
+            tensors |= files.prefixed("support", self.support)
         files.save_model(folder, "greedy_uplift", tensors, meta)
 
 
@@ -177,14 +190,16 @@ def fit(
     fold = np.random.default_rng([seed, 5]).permutation(log.n_users) % config.folds
     learn = _network if config.learner == "network" else _boosted
     members = [learn(log, _outside(fold, f), config, seed, f, track) for f in range(config.folds)]
+    support = fit_support(log, panel(log), least=config.least_support, seed=seed, track=track)
     sample = np.arange(min(log.n_users, 5000))
     logged = []
     for day in range(log.horizon):
         predictions = [m.predict(log.obs[sample, day], day) for m in members]
         there = log.valid[sample, day, None, None]
-        logged.append(np.where(there, np.array(predictions)[fold[sample], sample], 0.0))
+        expected = np.where(there, np.array(predictions)[fold[sample], sample], 0.0)
+        logged.append(supported(expected, support, log.obs[sample, day], day))
     n_obs = log.obs.shape[2]
-    return Model(config, tuple(members), log.n_actions, log.horizon, n_obs, tuple(logged))
+    return Model(config, tuple(members), log.n_actions, log.horizon, n_obs, tuple(logged), support)
 
 
 def allocate(expected: Array, money: float, user_id: Array | None = None) -> Array:
@@ -192,11 +207,24 @@ def allocate(expected: Array, money: float, user_id: Array | None = None) -> Arr
     return solve_day(expected, money, user_id).choice
 
 
+def supported(expected: Array, support: Support | None, obs: Array, day: int) -> Array:
+    """Predictions (n, K, 2) with NaN for incentives that the log cannot speak about."""
+    if support is None:
+        return expected
+    allowed = support.allowed(torch.as_tensor(np.ascontiguousarray(obs)), day).numpy()
+    return np.where(allowed[..., None], expected, np.nan)
+
+
 def solve_day(expected: Array, money: float, user_id: Array | None = None):  # type: ignore[no-untyped-def]
-    """The day's allocation; where even the cheapest costs more than the money, the cheapest."""
-    reward, cost = expected[..., 0], np.maximum(expected[..., 1], 0)
-    least = float(cost.min(axis=1).sum())
-    return solve_mckp(reward, cost, max(money * len(cost), least), user_id=user_id)
+    """The day's allocation; where even the cheapest costs more than the money, the cheapest.
+
+    Incentives whose prediction is NaN are not eligible.
+    """
+    eligible = ~np.isnan(expected[..., 0])
+    reward, cost = np.nan_to_num(expected[..., 0]), np.maximum(np.nan_to_num(expected[..., 1]), 0)
+    least = float(np.where(eligible, cost, np.inf).min(axis=1).sum())
+    money = max(money * len(cost), least)
+    return solve_mckp(reward, cost, money, eligible=eligible, user_id=user_id)
 
 
 def _check_budget(budget: float) -> None:
@@ -229,7 +257,9 @@ def load(folder: str | Path) -> Model:
             ]
             members.append(BoostedResponse(arms, horizon))
     logged = tuple(tensors[f"logged.{t}"].numpy() for t in range(horizon))
-    return Model(config, tuple(members), meta["n_actions"], horizon, meta["n_obs"], logged)
+    n_obs, n_actions = meta["n_obs"], meta["n_actions"]
+    support = load_support(tensors, n_obs, n_actions, horizon, config.least_support)
+    return Model(config, tuple(members), n_actions, horizon, n_obs, logged, support)
 
 
 def _outside(fold: Array, f: int) -> Array:

@@ -27,11 +27,10 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +41,7 @@ from agents.common.fitted_q import ActionValues, NextValue, backward_pass, greed
 from agents.common.game import solve_master
 from agents.common.nets import Track, no_track
 from agents.common.response import OutcomeModel, fit_outcomes
-from agents.common.support import Support, fit_support
+from agents.common.support import Support, fit_support, load_support
 from agents.common.tensors import Panel, panel
 from agents.common.types import Array, Forecast
 from marketing_env import DayView, LoggedDataset, MixedPolicy
@@ -203,8 +202,8 @@ def fit(
         )
         for f in range(config.folds)
     ]
-    support = None if _uniform(log) or not config.least_support else fit_support(
-        data, least=config.least_support, seed=seed, track=track,
+    support = fit_support(
+        log, data, least=config.least_support, seed=seed, track=track,
         progress="support" if config.progress else None,
     )  # fmt: skip
     prices = choose_prices(data, outcomes[0], config, seed, support)
@@ -224,11 +223,6 @@ def fit(
 def _allowed(data: Panel, support: Support | None) -> Callable[[slice, int], Tensor] | None:
     """Which incentives the log supports for its own users."""
     return None if support is None else lambda r, day: support.allowed(data.obs[r, day], day)
-
-
-def _uniform(log: LoggedDataset) -> bool:
-    """Whether every incentive was tried with the same probability everywhere."""
-    return bool(np.allclose(log.propensity[log.valid], 1 / log.n_actions))
 
 
 def choose_prices(
@@ -308,20 +302,5 @@ def load(folder: str | Path) -> Model:
             days.append(net.eval().requires_grad_(False))
         following.append(days)
     values = ActionValues(outcomes, following, len(frontier.price))
-    return Model(
-        config, frontier, values, n_actions, horizon, n_obs, _load_support(meta, config, tensors)
-    )
-
-
-def _load_support(
-    meta: Mapping[str, Any], config: Config, tensors: Mapping[str, Tensor]
-) -> Support | None:
-    state = files.under("support", tensors)
-    if not state:
-        return None
-    width = state["net.1.weight"].shape[1]
-    support = Support(
-        meta["n_obs"], meta["n_actions"], meta["horizon"], width, config.least_support
-    )
-    support.load_state_dict(state)
-    return support.eval().requires_grad_(False)
+    support = load_support(tensors, n_obs, n_actions, horizon, config.least_support)
+    return Model(config, frontier, values, n_actions, horizon, n_obs, support)

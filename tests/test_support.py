@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents import load, mixed_policy
+from agents import greedy_uplift, load, mixed_policy
 from agents.common.support import fit_support
 from agents.common.tensors import panel
 from marketing_env import DayView, LoggedDataset, RandomPolicy, preset, rollout
@@ -34,7 +34,8 @@ def log() -> LoggedDataset:
 
 
 def test_support_knows_what_was_never_tried(log: LoggedDataset) -> None:
-    support = fit_support(panel(log), least=0.05)
+    support = fit_support(log, panel(log), least=0.05)
+    assert support is not None
     obs = log.obs[:, 1]
     allowed = support.allowed(torch.tensor(obs), 1).numpy()
     clear = np.abs(obs[:, 0]) > 0.3
@@ -53,6 +54,17 @@ def test_policy_keeps_to_the_support(log: LoggedDataset, tmp_path: Path) -> None
 
     reckless = mixed_policy.fit(log, replace(SMALL, least_support=0.0)).policy(100.0)
     assert reckless.probs(view)[shy, 2].mean() > 0.1
+
+
+def test_greedy_keeps_to_the_support(log: LoggedDataset, tmp_path: Path) -> None:
+    view = DayView(log.obs[:, 0], log.bucket, 0, np.inf)
+    shy = log.obs[:, 0, 0] > 0.3
+    model = greedy_uplift.fit(log, greedy_uplift.Config(width=24, epochs=2, progress=False))
+    rich = model.policy(100.0).probs(view)
+    assert rich[shy, 2].mean() < 0.02
+    assert rich[log.obs[:, 0, 0] < -0.3, 2].mean() > 0.1
+    model.save(tmp_path / "m")
+    assert (load(tmp_path / "m").policy(100.0).probs(view) == rich).all()
 
 
 def test_random_logs_need_no_support_model() -> None:

@@ -9,12 +9,16 @@ with a relative one, rare but honest exploration would not count).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.common import files
 from agents.common.nets import Track, calendar, minimise, mlp, no_track
 from agents.common.tensors import Panel
+from marketing_env import LoggedDataset
 
 
 class Support(nn.Module):
@@ -43,6 +47,7 @@ class Support(nn.Module):
 
 
 def fit_support(
+    log: LoggedDataset,
     data: Panel,
     *,
     least: float,
@@ -52,8 +57,13 @@ def fit_support(
     seed: int = 0,
     track: Track = no_track,
     progress: str | None = None,
-) -> Support:
-    """Estimate P(a | s, day) by cross-entropy on every valid user-day of the log."""
+) -> Support | None:
+    """Estimate P(a | s, day) by cross-entropy on every valid user-day of the log.
+
+    None, for no restriction, if `least` is 0 or the log tried every incentive equally everywhere.
+    """
+    if not least or np.allclose(log.propensity[log.valid], 1 / log.n_actions):
+        return None
     torch.manual_seed(seed)
     rows = data.user_days()
     model = Support(data.obs.shape[-1], data.n_actions, data.horizon, width, least)
@@ -77,3 +87,15 @@ def fit_support(
         on_step=on_step, progress=progress,
     )  # fmt: skip
     return model.eval().requires_grad_(False)
+
+
+def load_support(
+    tensors: Mapping[str, Tensor], n_obs: int, n_actions: int, horizon: int, least: float
+) -> Support | None:
+    """The support model among a saved model's weights, if it has one."""
+    state = files.under("support", tensors)
+    if not state:
+        return None
+    support = Support(n_obs, n_actions, horizon, state["net.1.weight"].shape[1], least)
+    support.load_state_dict(state)
+    return support.eval().requires_grad_(False)
