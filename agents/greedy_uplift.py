@@ -43,6 +43,8 @@ from agents.common.tensors import panel
 from agents.common.types import Array, Forecast
 from marketing_env import DayView, LoggedDataset, Policy
 
+_CROWD = 200  # users from which the daily knapsack needs no integer repair
+
 
 @dataclass(frozen=True)
 class Config:
@@ -224,7 +226,9 @@ def solve_day(expected: Array, money: float, user_id: Array | None = None):  # t
     reward, cost = np.nan_to_num(expected[..., 0]), np.maximum(np.nan_to_num(expected[..., 1]), 0)
     least = float(np.where(eligible, cost, np.inf).min(axis=1).sum())
     money = max(money * len(cost), least)
-    return solve_mckp(reward, cost, money, eligible=eligible, user_id=user_id)
+    # In a crowd, one user's rounding is far below the error of the predictions.
+    repair = len(cost) < _CROWD
+    return solve_mckp(reward, cost, money, eligible=eligible, user_id=user_id, repair=repair)
 
 
 def _check_budget(budget: float) -> None:

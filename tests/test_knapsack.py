@@ -373,3 +373,13 @@ def test_curve_of_identical_users_has_one_corner_a_hull_vertex() -> None:
 def test_curve_refuses_budgets_below_the_least_spend(budget: Any) -> None:
     with pytest.raises(ValueError, match="least possible spend"):
         cost_curve(OK, OK - 1).value_at(budget)
+
+
+def test_without_repair_at_most_one_increment_is_lost() -> None:
+    rng = np.random.default_rng(8)
+    value, cost = rng.random((300, 4)), rng.random((300, 4))
+    fine, rough = (solve_mckp(value, cost, 90.0, repair=r) for r in (True, False))
+    assert rough.bound == fine.bound
+    assert rough.cost <= 90.0
+    assert rough.value <= fine.value
+    assert rough.value >= fine.bound - 1.0  # no increment is worth more than 1

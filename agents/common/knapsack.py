@@ -87,6 +87,7 @@ def solve_mckp(
     *,
     eligible: ArrayLike | None = None,
     user_id: ArrayLike | None = None,
+    repair: bool = True,
 ) -> Allocation:
     """Choose one item a user so that total value is as large as a total budget permits.
 
@@ -95,6 +96,8 @@ def solve_mckp(
     budget: currency in total (not a user); may be infinite.
     eligible: (n, K) bool, the items a user may get; default all.
     user_id: (n,) integers or strings that break ties; default the row number.
+    repair: search for the best use of what the rounded relaxation leaves; without it less than one
+        edge of one user's hull is lost, in a fraction of the time.
 
     Raises ValueError for wrong shapes, a number that is not finite (eligible or not), a user
     without an eligible item, and a budget below the least possible spend.
@@ -111,7 +114,8 @@ def solve_mckp(
         loss = _least_loss(v, c, choice, price)
         # Weak duality: holds for any price >= 0 and any choice, whatever the search has done.
         bound += price * (budget - _total(c, choice)) - float(np.minimum(loss, 0).sum())
-        choice = _repair(v, c, budget, choice, price, loss, order)
+        if repair:
+            choice = _repair(v, c, budget, choice, price, loss, order)
     total = _total(v, choice)
     return Allocation(choice, total, _total(c, choice), price, max(bound, total), status)
 
