@@ -20,7 +20,7 @@ help:  ## list the targets
 	@touch $@
 
 demo: .venv/.installed  ## simulate, learn, allocate and compare with the exact optimum, in minutes
-	$(BIN)/python -m experiments.demo
+	$(BIN)/python -u -m experiments.demo
 
 test: lint  ## lint, then run every test
 	$(BIN)/python -m pytest -n 2 -q

@@ -11,12 +11,13 @@ Differences from a learner:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from agents.common.types import Array
-from marketing_env import CampaignConfig, DayView, Policy, Users, sample_users
+from marketing_env import CampaignConfig, DayView, Policy, Users
 from marketing_env.dynamics import levels
 from marketing_env.exact import best_mixture, curve, plan
 
@@ -39,23 +40,21 @@ class Oracle:
         return TablePolicy(self.config, solved.action, np.array(self.weight))
 
 
-def oracle(
-    config: CampaignConfig, budget: float, foresight: float = 1.0, users: Users | None = None
-) -> Oracle:
-    """The optimal mixture at a budget (currency per user per campaign).
+def oracles(
+    config: CampaignConfig, budgets: Sequence[float], users: Users, foresight: float = 1.0
+) -> list[Oracle]:
+    """For each budget (currency per user per campaign) the mixture on which these users spend it.
 
-    Args:
-        users: whose mean spend meets the budget; by default 500 users of the population, so
-            that other samples spend it but for their sampling error.
+    Prices come from a grid around those of the optimum, so a mixture may miss the optimum by a
+    few thousandths. Short-sighted plans may spend more to earn less: their envelope is searched.
     """
-    users = sample_users(config, 500, seed=900) if users is None else users
-    best = best_mixture(config, users, budget, tolerance=1e-4)
-    price, weight = best.price, best.weight
-    if foresight != 1:
-        # Short-sighted plans may spend more to earn less, so their envelope is searched by grid.
-        around = float(price[-1]) * np.geomspace(0.05, 20, 16)
-        price, weight = curve(config, users, around, foresight=foresight).mixture_at(budget)
-    return Oracle(config, tuple(price.tolist()), tuple(weight.tolist()), foresight)
+    few = users.take(slice(0, 200))
+    ends = [best_mixture(config, few, b, tolerance=1e-3).price for b in budgets]
+    low, high = min(p[-1] for p in ends), max(p[-1] for p in ends)
+    grid = np.geomspace(max(low / 4, 1e-3 * high), 4 * high, 20) if high > 0 else [1.0]
+    found = curve(config, users, np.concatenate([[0.0], grid]), foresight=foresight)
+    mixtures = [found.mixture_at(budget) for budget in budgets]
+    return [Oracle(config, tuple(p.tolist()), tuple(w.tolist()), foresight) for p, w in mixtures]
 
 
 @dataclass(frozen=True)

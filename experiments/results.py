@@ -31,8 +31,9 @@ def read_runs(folder: str | Path) -> list[dict[str, Any]]:
 
 def provenance() -> dict[str, Any]:
     """What produced a result: command, commit, versions, machine."""
+    given = [argument.replace(f"{ROOT}/", "") for argument in sys.argv[1:]]
     return {
-        "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
+        "command": " ".join(["python -m", _module(), *given]),
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "-s") else ""),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from agents import Model
-from agents.oracle import oracle
+from agents.oracle import oracles
 from experiments.curves import Curves
 from experiments.methods import method
 from experiments.results import provenance, write_json
@@ -38,6 +38,7 @@ from marketing_env import (
 )
 from marketing_env.evaluate import Reference
 from marketing_env.rollout import days
+from marketing_env.users import concatenate
 
 
 def campaign(setting: Setting) -> CampaignConfig:
@@ -175,9 +176,11 @@ def references(setting: Setting, out: Path, progress: bool = True) -> list[dict[
     On the first populations only: their plans are solved for every user.
     """
     judge = Judge(replace(setting, test_seeds=setting.test_seeds[:4]), progress)
+    shown = judge.setting
+    users = [sample_users(judge.config, shown.test_users, seed) for seed in shown.test_seeds]
     results = []
     for name, foresight in (("oracle", 1.0), ("perfect_myopic", 0.0)):
-        policies = [oracle(judge.config, b, foresight) for b in judge.budgets]
+        policies = oracles(judge.config, judge.budgets, concatenate(users), foresight)
         rows = [judge.row(i, p) | example(judge, p) for i, p in enumerate(policies)]
         result = {
             "setting": asdict(judge.setting), "method": name, "config": {}, "seed": 0, "rows": rows,

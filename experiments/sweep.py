@@ -63,12 +63,13 @@ def work(job: Job) -> str:
     """Do the runs of one job (in a process of its own)."""
     from experiments.run import Judge, collect, references, run
 
-    judge = Judge(job.setting, progress=False)
+    judge = None
     logs: dict[int, Any] = {}
     for name, seed in job.runs:
         if name == "references":
             references(job.setting, job.folder, progress=False)
             continue
+        judge = judge or Judge(job.setting, progress=False)
         if seed not in logs:
             logs = {seed: collect(job.setting, seed)}
         config = {"progress": False} | job.configs.get(name, {})

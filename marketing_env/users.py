@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,18 @@ class Users(NamedTuple):
         """The users at the given rows; a single row gives scalars."""
         parts = {f: getattr(self, f)[rows] for f in self._fields if f != "start"}
         return Users(**parts, start=State(*(level[rows] for level in self.start)))
+
+
+def concatenate(populations: Sequence[Users]) -> Users:
+    """Several populations as one."""
+    parts = {
+        f: np.concatenate([getattr(p, f) for p in populations])
+        for f in Users._fields
+        if f != "start"
+    }
+    levels = zip(*(p.start for p in populations), strict=True)
+    start = State(*(np.concatenate(level) for level in levels))
+    return Users(**parts, start=start)
 
 
 def sample_users(config: CampaignConfig, n: int, seed: int = 0) -> Users:

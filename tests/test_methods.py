@@ -258,11 +258,11 @@ def test_other_incentives_features_and_a_single_day(method: str) -> None:
 
 
 def test_oracle_earns_the_optimum_and_beats_the_myopic() -> None:
-    oracle = module_of("oracle").oracle
+    oracles = module_of("oracle").oracles
     budget, seeds, n = 0.3, range(10), 200
     users = sample_users(CONFIG, 20_000, seed=1)
     far, near = (
-        evaluate(oracle(CONFIG, budget, f, users), CONFIG, n_users=n, seeds=seeds, repeats=20)
+        evaluate(oracles(CONFIG, [budget], users, f)[0], CONFIG, n_users=n, seeds=seeds, repeats=20)
         for f in (1.0, 0.0)
     )
     best = [best_mixture(CONFIG, sample_users(CONFIG, n, seed), budget) for seed in seeds]
@@ -280,7 +280,7 @@ def test_oracle_earns_the_optimum_and_beats_the_myopic() -> None:
 
 def test_oracle_knows_its_users() -> None:
     users = sample_users(CONFIG, LOG.n_users, 1)
-    policy = module_of("oracle").oracle(CONFIG, BUDGET).for_users(users)
+    policy = module_of("oracle").oracles(CONFIG, [BUDGET], users)[0].for_users(users)
     answers(policy, LOG)
     with pytest.raises(ValueError, match="allowed are the 500"):
         policy.probs(view(LOG, 0, slice(3)))
