@@ -73,11 +73,11 @@ def suite_table(settings: Mapping[Path, Sequence[Run]]) -> str:
 
 
 def summary_table(settings: Mapping[Path, Sequence[Run]]) -> str:
-    """Mean score over the budgets of each method (rows) in each setting (columns)."""
+    """Mean score and spend over the budgets of each method (rows) in each setting (columns)."""
     groups = {folder.name: by_method(runs) for folder, runs in settings.items()}
     every = by_method(run for runs in settings.values() for run in runs)
     rows = [
-        [_name(method), *(_mean_score(g.get(method, [])) for g in groups.values())]
+        [_name(method), *(_score_and_spend(g.get(method, [])) for g in groups.values())]
         for method in every
     ]
     heads = ["method", *(name.replace("-", "<br>") for name in groups)]
@@ -195,6 +195,12 @@ def _about(s: Mapping[str, Any]) -> str:
 def _mean_score(runs: Sequence[Run]) -> str:
     # Budgets share users: the mean of their errors bounds the error of their mean.
     return _plus_minus(*(part.mean() for part in pooled(runs, "score"))) if runs else "–"
+
+
+def _score_and_spend(runs: Sequence[Run]) -> str:
+    if not runs:
+        return "–"
+    return f"{_mean_score(runs)}<br>spends {100 * column(runs, 'spend_share').mean():.0f} %"
 
 
 def _made_by(settings: Mapping[Path, Sequence[Run]]) -> str:
