@@ -35,7 +35,7 @@ import torch
 from tqdm import tqdm
 
 from agents.common import files
-from agents.common.knapsack import solve_mckp
+from agents.common.knapsack import Allocation, solve_mckp
 from agents.common.nets import Track, no_track
 from agents.common.response import OutcomeModel, fit_outcomes
 from agents.common.support import Support, fit_support, load_support
@@ -122,7 +122,7 @@ class DailyKnapsack:
         money = self.budget / self.horizon
         if self.pacing and math.isfinite(view.remaining_budget):
             money = view.remaining_budget / max(self.horizon - view.day, 1)
-        choice = allocate(expected, money, view.bucket)
+        choice = solve_day(expected, money, view.bucket).choice
         return np.asarray(np.eye(expected.shape[1])[choice])
 
 
@@ -204,11 +204,6 @@ def fit(
     return Model(config, tuple(members), log.n_actions, log.horizon, n_obs, tuple(logged), support)
 
 
-def allocate(expected: Array, money: float, user_id: Array | None = None) -> Array:
-    """(n,) incentives: the knapsack on (n, K, 2) predictions with `money` per user."""
-    return solve_day(expected, money, user_id).choice
-
-
 def supported(expected: Array, support: Support | None, obs: Array, day: int) -> Array:
     """Predictions (n, K, 2) with NaN for incentives that the log cannot speak about."""
     if support is None:
@@ -217,9 +212,10 @@ def supported(expected: Array, support: Support | None, obs: Array, day: int) ->
     return np.where(allowed[..., None], expected, np.nan)
 
 
-def solve_day(expected: Array, money: float, user_id: Array | None = None):  # type: ignore[no-untyped-def]
-    """The day's allocation; where even the cheapest costs more than the money, the cheapest.
+def solve_day(expected: Array, money: float, user_id: Array | None = None) -> Allocation:
+    """Knapsack on (n, K, 2) predictions with `money` per user.
 
+    Where even the cheapest incentives cost more than the money, everyone gets the cheapest.
     Incentives whose prediction is NaN are not eligible.
     """
     eligible = ~np.isnan(expected[..., 0])

@@ -24,11 +24,6 @@ def write_json(path: str | Path, content: Any) -> None:
     scratch.replace(path)
 
 
-def read_runs(folder: str | Path) -> list[dict[str, Any]]:
-    """All runs below a folder, in the order of their paths."""
-    return [json.loads(path.read_text()) for path in sorted(Path(folder).rglob("*.json"))]
-
-
 def provenance() -> dict[str, Any]:
     """What produced a result: command, commit, versions, machine."""
     given = [argument.replace(f"{ROOT}/", "") for argument in sys.argv[1:]]

@@ -172,8 +172,8 @@ class _Column(NamedTuple):
     cost: float
 
 
-def _column(config: CampaignConfig, users: Users, price: float, foresight: float = 1.0) -> _Column:
-    p = plan(config, users, price, foresight=foresight)
+def _column(config: CampaignConfig, users: Users, price: float) -> _Column:
+    p = plan(config, users, price)
     return _Column(price, float(p.reward.mean()), float(p.cost.mean()))
 
 
