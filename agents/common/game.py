@@ -1,39 +1,49 @@
-"""The game between a price and policies: mixed policies under m constraints.
+"""The game between a price and policies: the best mixture of policies within m budgets.
 
-A policy pi is known here only by its measurement z(pi) = (reward, cost_1, .., cost_m), the means
-per user of a campaign. Mixing policies per user averages measurements, so the attainable set is
-convex, and two classic methods find a mixture of few policies, each call to the oracle being one
-best response to a direction (a price on every cost):
+A policy pi is known here only by its measurement z(pi) = (reward r, cost_1, .., cost_m), the means
+per user of a campaign. A mixture draws one policy for each user, so it averages measurements:
 
-- `column_generation` (Dantzig & Wolfe, Operations Research 8(1), 1960): maximise the reward
-  within the budgets, with a Lagrangian bound on what any mixture can earn.
-- `minimum_norm_point` (Wolfe, Math. Programming 11, 1976, for the distance to a box; the
-  policy-efficient reduction of Cai et al., arXiv 2108.12916): reach a box of measurements, or
-  certify how far from it every policy stays.
+    max_w  sum_k w_k r_k   s.t.  sum_k w_k c_k <= budget,  sum_k w_k = 1,  w >= 0
 
-Both mix at most one policy more than there are coordinates to balance: m + 1 for m budgets,
-d + 1 for a box in d dimensions.
+over more policies than can be listed. Column generation is the revised simplex method on this
+master problem. Its basis of m + 1 columns, each a policy or the slack of a budget, is all that it
+stores. The dual prices of the basis are one player's move; the entering policy is the other's best
+response, one call to the oracle; the policy that leaves is forgotten. As a mixture within the
+budgets cannot earn more than it would with money at any price >= 0,
 
-Differences from Cai et al.:
-1. The optimum is found by column generation instead of a search over feasibility problems.
-2. The minor cycle minimises the distance from the affine hull to the *box*, not to a fixed
-   projection; with the latter, more than d + 1 policies can survive.
+    reward  <=  price . budget + max_pi (r(pi) - price . c(pi)),
+
+each round also certifies how much is left to gain.
+
+Sources: Dantzig & Wolfe, Decomposition Principle for Linear Programs, Operations Research 8(1),
+1960; Cai et al., A Policy Efficient Reduction Approach to Convex Constrained Deep Reinforcement
+Learning, arXiv 2108.12916, for the aim of storing m + 1 policies, as many as an optimum can need.
+
+Differences from the papers:
+1. Cai et al. bring measurements into a convex set (`common/norm_point.py`). Here the reward is
+   maximised directly, with as few policies and no search over attainable rewards.
+2. The first phase starts from any policy and lowers its total overspend; what cannot be removed is
+   the proof that the budgets are impossible.
+3. Ties of the ratio test are broken lexicographically (Dantzig, Orden & Wolfe, Pacific Journal of
+   Mathematics 5(2), 1955). This excludes cycles like Bland's rule, but needs no list of policies.
+4. The basis is small, so each pivot solves it anew: no updated inverse gathers rounding errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linprog, lsq_linear
 
 Array = npt.NDArray[Any]
 
-_LP = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
-_ZERO = 1e-11  # weights below are rounding
+_ZERO = 1e-12  # weights, shares of a budget and relative gains below are rounding
+_PIVOT = 1e-10  # least use of a row, in its unit, that the ratio test heeds
+_FEASIBILITY, _REWARD = 0, 1  # the two phases: what a unit of reward counts in each
 
 
 class Measured(NamedTuple):
@@ -66,6 +76,7 @@ class Mixed:
     bound: float  # no mixture earns more; of a distance, none is nearer
     calls: int  # of the oracle
     gaps: tuple[float, ...]  # certificate, round by round; the last is this mixture's
+    stored: int  # the most policies kept from one call of the oracle to the next
 
     @property
     def gap(self) -> float:
@@ -91,194 +102,205 @@ def solve_master(z: npt.ArrayLike, budget: npt.ArrayLike) -> Master:
 
     Raises:
         InfeasibleError: with the least possible overspend, if no mixture keeps the budgets.
-        ValueError: if a budget is NaN or minus infinity.
+        ValueError: if a budget is NaN or minus infinity, or a column is not finite.
     """
-    z, budget = np.atleast_2d(np.asarray(z, float)), _budgets(budget)
-    capped = np.isfinite(budget)
-    # In units of their own size, rewards in thousands and costs in cents are solved alike well.
-    unit = np.abs(z).max(axis=0)
-    unit[unit == 0] = 1.0
-    scaled, limit = z / unit, (budget / unit[1:])[capped]
-    lp = _mixture_lp(-scaled[:, 0], scaled[:, 1:].T[capped], limit)
-    if lp.status == 2:
-        excess, _, least = _least_overspend(z[:, 1:], budget)
-        raise InfeasibleError(budget, excess, least)
-    weight = np.where(lp.x > _ZERO, lp.x, 0.0)
-    weight /= weight.sum()
-    price = np.zeros(len(budget))
-    price[capped] = np.maximum(-lp.ineqlin.marginals, 0.0)
-    return Master(weight, weight @ z, price * unit[0] / unit[1:])
+    columns = [Measured(k, row) for k, row in enumerate(np.atleast_2d(np.asarray(z, float)))]
+    enough = 100 + 10 * len(columns)
+    found = column_generation(
+        _best_of(columns), budget, start=columns[0], tolerance=0.0, max_calls=enough
+    )
+    weight = np.zeros(len(columns))
+    weight[list(found.policies)] = found.weight
+    return Master(weight, found.z, found.price)
 
 
 def column_generation(
     oracle: Oracle,
     budget: npt.ArrayLike,
     *,
-    start: Measured,
+    start: Measured | Sequence[Measured],
     tolerance: float = 1e-10,
     max_calls: int = 200,
 ) -> Mixed:
-    """Maximise the mean reward within the budgets, with at most m + 1 policies.
+    """Maximise the mean reward within the budgets, storing at most m + 1 policies at any time.
 
-    Each round solves the master problem over the columns found, asks the oracle for the best
-    response to the master's prices, and stops when `bound - reward <= tolerance` (relative), or
-    when the oracle repeats itself. While the budgets cannot be kept, the oracle is asked to lower
-    the overspend instead.
+    Each round asks the oracle for the best response to the prices of the basis and lets it enter,
+    until `bound - reward <= tolerance * |reward|`, what is left to gain is rounding, or the answer
+    is stored already. While a budget is broken, the overspend is lowered instead. Budgets are kept
+    up to 1e-10 of the largest cost seen.
 
     Args:
-        start: any policy; doing nothing makes the first master feasible.
+        budget: inf leaves a cost free.
+        start: any policy, or up to m + 1 of them, such as the mixture for another budget.
         max_calls: of the oracle, in each of the two phases.
 
     Raises:
-        InfeasibleError: if no mixture of any policies keeps the budgets.
-        ValueError: if a budget is NaN or minus infinity.
+        InfeasibleError: if no mixture of any policies keeps the budgets, or none was found in
+            `max_calls`.
+        ValueError: if a budget is NaN or minus infinity, a measurement is not finite or of another
+            length, or there are no or too many policies to start from.
     """
     budget = _budgets(budget)
-    columns = _reach(oracle, budget, start, tolerance, max_calls)
-    calls, bound, gaps = len(columns) - 1, np.inf, list[float]()
-    limit = np.where(np.isfinite(budget), budget, 0.0)  # where a budget is infinite, its price is 0
+    starts = [start] if isinstance(start, Measured) else start
+    if not 1 <= len(starts) <= 1 + len(budget):
+        raise ValueError(f"start has {len(starts)} policies: allowed are 1 to {1 + len(budget)}")
+    basis = _Basis(budget, starts[0])
+    with suppress(InfeasibleError):
+        _two_phases(basis, _best_of(starts), tolerance, max_calls)
+    basis.stored = len(starts)
+    return _two_phases(basis, oracle, tolerance, max_calls)
+
+
+def _two_phases(basis: _Basis, oracle: Oracle, tolerance: float, max_calls: int) -> Mixed:
+    basis.begin(_FEASIBILITY)
+    _, _, broken = _climb(basis, oracle, tolerance, max_calls)
+    if (excess := -basis.value()) > 0:
+        *_, least = basis.mixture()
+        raise InfeasibleError(basis.budget, excess, least[1:])
+    basis.begin(_REWARD)
+    bound, price, gaps = _climb(basis, oracle, tolerance, max_calls)
+    calls = len(broken) + len(gaps)
+    return Mixed(*basis.mixture(), price, bound, calls, tuple(gaps), basis.stored)
+
+
+def _climb(
+    basis: _Basis, oracle: Oracle, tolerance: float, max_calls: int
+) -> tuple[float, Array, list[float]]:
+    """Maximise the objective of one phase; its bound, the prices (m,) of that bound, its gaps."""
+    bound, shadow, gaps = np.inf, np.zeros(len(basis.budget)), list[float]()
+    limit = np.where(np.isfinite(basis.budget), basis.budget, 0.0)  # elsewhere the price is 0
     while True:
-        master = solve_master([c.z for c in columns], budget)
-        best = oracle(np.concatenate([[1.0], -master.price]))
-        calls += 1
-        bound = min(bound, float(best.z[0] - master.price @ (best.z[1:] - limit)))
-        gaps.append(max(bound - float(master.z[0]), 0.0))
-        done = gaps[-1] <= tolerance * max(1.0, abs(float(master.z[0])))
-        if done or len(gaps) >= max_calls or _known(best, columns):
-            break
-        # No column is ever dropped: a degenerate master gives a new one no weight at first, and
-        # without it would ask for it again.
-        columns.append(best)
-    mixed = np.flatnonzero(master.weight)
-    policies = tuple(columns[k].policy for k in mixed)
-    return Mixed(policies, master.weight[mixed], master.z, master.price, bound, calls, tuple(gaps))
+        price, value = basis.price(), basis.value()
+        if basis.phase == _FEASIBILITY and value == 0:
+            return bound, shadow, gaps
+        direction = np.concatenate([[basis.phase], -price])
+        best = basis.checked(oracle(direction))
+        terms = np.concatenate([direction * best.z, price * limit])
+        if terms.sum() < bound:
+            bound, shadow = float(terms.sum()), price
+        gaps.append(max(bound - value, 0.0))
+        enough = max(tolerance * abs(value), _ZERO * float(np.abs(terms).sum()))
+        if gaps[-1] <= enough or len(gaps) >= max_calls or basis.holds(best):
+            return bound, shadow, gaps
+        basis.pivot(best)
 
 
-def minimum_norm_point(
-    oracle: Oracle,
-    low: npt.ArrayLike,
-    high: npt.ArrayLike,
-    *,
-    start: Measured,
-    tolerance: float = 1e-10,
-    max_calls: int = 200,
-) -> Mixed:
-    """Bring the measurement of a mixture into the box [low, high], or as near as possible.
+class _Slack(NamedTuple):
+    """What is left of a finite budget (sign 1), or is overspent (sign -1), in the row's unit."""
 
-    `gap` is 0 inside the box; outside, `bound` certifies that every mixture stays at least that
-    far away, and `gap` is what is left between it and this mixture's distance. At most d + 1
-    policies for d coordinates.
+    row: int
+    sign: int
 
-    Raises:
-        ValueError: if the box is empty.
+
+_Column = Measured | _Slack
+
+
+class _Basis:
+    """A basis of the master problem: one row for each finite budget and, last, one for the users.
+
+    The unit of a row is its largest entry so far, so that rewards in thousands and costs in cents
+    are solved alike well.
     """
-    low, high = (np.broadcast_to(np.asarray(x, float), start.z.shape) for x in (low, high))
-    if not (low <= high).all():
-        raise ValueError(f"low = {low.tolist()}: allowed are numbers up to high = {high.tolist()}")
-    columns, weight, bound, calls, gaps = [start], np.ones(1), 0.0, 0, list[float]()
-    while True:
-        z = weight @ np.array([c.z for c in columns])
-        g = z - np.clip(z, low, high)
-        distance, enough = float(np.linalg.norm(g)), tolerance * max(1.0, float(np.abs(z).max()))
-        gaps.append(max(distance - bound, 0.0))
-        if gaps[-1] <= enough or calls >= max_calls:
-            break
-        best = oracle(-g)
-        calls += 1
-        bound = max(bound, distance - float(g @ (z - best.z)) / distance)
-        gaps[-1] = max(distance - bound, 0.0)
-        if gaps[-1] <= enough or _known(best, columns):
-            break
-        columns, weight = _minor_cycle([*columns, best], np.append(weight, 0.0), low, high)
-    policies = tuple(c.policy for c in columns)
-    return Mixed(policies, weight, z, g[1:], bound, calls, tuple(gaps))
+
+    def __init__(self, budget: Array, start: Measured) -> None:
+        self.budget, self.capped = budget, np.flatnonzero(np.isfinite(budget))
+        self.limit = np.append(budget[self.capped], 1.0)
+        self.largest = np.abs(self.limit)
+        over = self.uses(self.checked(start)) > self.limit
+        slacks = [_Slack(row, -1 if over[row] else 1) for row in range(len(self.capped))]
+        self.columns: list[_Column] = [start, *slacks]
+        self.stored = 1
+
+    def begin(self, phase: int) -> None:
+        """Enter a phase; its lexicographic order is that of the basis it begins with."""
+        self.phase = phase
+        if phase == _REWARD:  # nothing is overspent any more
+            self.columns = [_Slack(c.row, 1) if isinstance(c, _Slack) else c for c in self.columns]
+        self.first = [c if isinstance(c, _Slack) else Measured(None, c.z) for c in self.columns]
+
+    def checked(self, best: Measured) -> Measured:
+        """The same measurement, found sound and covered by the units."""
+        if best.z.shape != (1 + len(self.budget),) or not np.isfinite(best.z).all():
+            raise ValueError(f"z = {best.z}: allowed are {1 + len(self.budget)} finite numbers")
+        self.largest = np.maximum(self.largest, np.abs(self.uses(best)))
+        return best
+
+    def uses(self, policy: Measured) -> Array:
+        """What a policy uses (m + 1,): of each finite budget, and of the users."""
+        return np.append(policy.z[1:][self.capped], 1.0)
+
+    @property
+    def unit(self) -> Array:  # (m + 1,)
+        return np.where(self.largest > 0, self.largest, 1.0)
+
+    def matrix(self, columns: Sequence[_Column]) -> Array:
+        """Entries (m + 1, len(columns)) in units."""
+        one, unit = np.eye(len(self.limit)), self.unit
+        entries = [
+            c.sign * one[c.row] if isinstance(c, _Slack) else self.uses(c) / unit for c in columns
+        ]
+        return np.reshape(entries, (len(columns), len(one))).T
+
+    def objective(self, columns: Sequence[_Column]) -> Array:
+        """What a unit of each column adds: reward, or minus the overspend."""
+        unit = self.unit
+        worth = [
+            min(c.sign, 0) * unit[c.row] if isinstance(c, _Slack) else self.phase * c.z[0]
+            for c in columns
+        ]
+        return np.array(worth)
+
+    def solution(self) -> Array:
+        """How much there is of each column (m + 1,)."""
+        x = np.linalg.solve(self.matrix(self.columns), self.limit / self.unit)
+        return np.where(x > _ZERO, x, 0.0)
+
+    def holds(self, best: Measured) -> bool:
+        return any(isinstance(c, Measured) and np.array_equal(c.z, best.z) for c in self.columns)
+
+    def value(self) -> float:
+        return float(self.objective(self.columns) @ self.solution())
+
+    def mixture(self) -> tuple[tuple[Any, ...], Array, Array]:
+        """Policies, weights and measurement."""
+        pairs = zip(self.columns, self.solution(), strict=True)
+        used = [(c, x) for c, x in pairs if isinstance(c, Measured) and x > 0]
+        weight = np.array([x for _, x in used])
+        weight /= weight.sum()
+        return tuple(c.policy for c, _ in used), weight, weight @ np.array([c.z for c, _ in used])
+
+    def price(self) -> Array:
+        """Dual prices (m,), once every slack that gains by them has entered."""
+        signs = (1, -1) if self.phase == _FEASIBILITY else (1,)
+        slacks = [_Slack(row, sign) for row in range(len(self.capped)) for sign in signs]
+        # The lexicographic order ends the loop; its range is for rounding that defeats the order.
+        for _ in range(100 * len(self.columns)):
+            dual = np.linalg.solve(self.matrix(self.columns).T, self.objective(self.columns))
+            reduced = self.objective(slacks) - dual @ self.matrix(slacks)
+            if reduced.max(initial=0.0) <= _ZERO * np.abs(dual).max():
+                break
+            self.pivot(slacks[int(reduced.argmax())])
+        price = np.zeros(len(self.budget))
+        price[self.capped] = np.maximum(dual / self.unit, 0.0)[:-1]
+        return price
+
+    def pivot(self, entering: _Column) -> None:
+        """Exchange the column that runs out first; lexicographically first among ties."""
+        limit = self.limit / self.unit
+        right = np.hstack([self.matrix([entering]), limit[:, None], self.matrix(self.first)])
+        step, x, *order = np.linalg.solve(self.matrix(self.columns), right).T
+        rows = np.flatnonzero(step > _PIVOT)
+        for amount in (np.maximum(x, 0.0), *order):
+            left = amount[rows] - step[rows] * (amount[rows] / step[rows]).min()
+            rows = rows[left <= left.min() + _ZERO]
+        self.columns[rows[0]] = entering
+        self.stored = max(self.stored, sum(isinstance(c, Measured) for c in self.columns))
 
 
-def _minor_cycle(
-    columns: list[Measured], weight: Array, low: Array, high: Array
-) -> tuple[list[Measured], Array]:
-    """Move to the nearest point of the affine hull; drop columns until it is a mixture."""
-    while True:
-        target = _nearest_affine(np.array([c.z for c in columns]), low, high)
-        inside = bool((target >= -_ZERO).all())
-        kept = target > _ZERO
-        if not inside:
-            falling = target < 0
-            steps = weight[falling] / (weight[falling] - target[falling])
-            target = weight + steps.min() * (target - weight)
-            kept = target > _ZERO
-            kept[np.flatnonzero(falling)[steps.argmin()]] = False
-        columns = [c for c, keep in zip(columns, kept, strict=True) if keep]
-        weight = target[kept] / target[kept].sum()
-        if inside:
-            return columns, weight
-
-
-def _nearest_affine(z: Array, low: Array, high: Array) -> Array:
-    """Affine weights (sum 1) of the point of aff(z) that is nearest to the box."""
-    if len(z) == 1:
-        return np.ones(1)
-    k, d = len(z) - 1, z.shape[1]
-    # Where the box has no width there is nothing to choose, and the solver stalls.
-    wide = high > low
-    fit = lsq_linear(
-        np.hstack([(z[1:] - z[0]).T, -np.eye(d)[:, wide]]),
-        np.where(wide, 0.0, low) - z[0],
-        bounds=[
-            np.concatenate([np.full(k, -np.inf), low[wide]]),
-            np.concatenate([np.full(k, np.inf), high[wide]]),
-        ],
-        method="bvls", tol=1e-14, max_iter=100 * (k + d),
-    )  # fmt: skip
-    return np.concatenate([[1 - fit.x[:k].sum()], fit.x[:k]])
-
-
-def _reach(
-    oracle: Oracle, budget: Array, start: Measured, tolerance: float, max_calls: int
-) -> list[Measured]:
-    """Columns with a mixture inside the budgets, found by pricing overspend alone."""
-    columns = [start]
-    while True:
-        try:
-            solve_master([c.z for c in columns], budget)
-        except InfeasibleError as error:
-            excess, price, least = _least_overspend(np.array([c.z[1:] for c in columns]), budget)
-            best = oracle(np.concatenate([[0.0], -price]))
-            lower = float(price[price > 0] @ (best.z[1:] - budget)[price > 0])
-            certain = excess - lower <= tolerance * max(1.0, float(np.abs(least).max()))
-            if certain or len(columns) > max_calls or _known(best, columns):
-                raise error
-            columns.append(best)
-        else:
-            return columns
-
-
-def _least_overspend(cost: Array, budget: Array) -> tuple[float, Array, Array]:
-    """Least total overspend of mixtures of the columns, the price (m,) that proves it, its costs.
-
-    No mixture of policies overspends less than  min over policies of price . (cost - budget).
-    """
-    n, capped = len(cost), np.isfinite(budget)
-    m = int(capped.sum())
-    lp = _mixture_lp(
-        np.repeat([0.0, 1.0], [n, m]), np.hstack([cost.T[capped], -np.eye(m)]), budget[capped], n
-    )
-    price = np.zeros(len(budget))
-    price[capped] = np.maximum(-lp.ineqlin.marginals, 0.0)
-    return float(lp.fun), price, lp.x[:n] @ cost
-
-
-def _mixture_lp(loss: Array, rows: Array, limit: Array, n: int | None = None) -> Any:
-    """Minimise loss . x  s.t.  rows . x <= limit,  x >= 0,  the first n (or all) of x sum to 1."""
-    total = np.zeros((1, len(loss)))
-    total[:, :n] = 1.0
-    # The simplex method ends in a vertex: no more weights than rows.
-    lp = linprog(
-        loss, A_ub=rows, b_ub=limit, A_eq=total, b_eq=[1.0], method="highs-ds", options=_LP
-    )
-    if lp.status not in (0, 2):
-        raise ArithmeticError(f"linear program of {rows.shape}: {lp.message}")
-    return lp
+def _best_of(columns: Sequence[Measured]) -> Oracle:
+    """Best responses among given columns."""
+    z = np.array([c.z for c in columns])
+    return lambda direction: columns[int((z @ direction).argmax())]
 
 
 def _budgets(budget: npt.ArrayLike) -> Array:
@@ -286,7 +308,3 @@ def _budgets(budget: npt.ArrayLike) -> Array:
     if not (budget > -np.inf).all():
         raise ValueError(f"budget = {budget.tolist()}: allowed are numbers and inf")
     return budget
-
-
-def _known(best: Measured, columns: Sequence[Measured]) -> bool:
-    return any(np.array_equal(best.z, c.z) for c in columns)
