@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from agents import cost_curve, greedy_uplift
+from agents.common.daily import DailyModel
 from agents.common.game import solve_master
 from agents.common.types import Array
 from marketing_env import LoggedDataset
@@ -24,9 +25,9 @@ Policies = dict[tuple[str, float | None], Array]  # (policy, budget or None) -> 
 
 # Regularisation to choose from. One model each: folds are made here.
 CANDIDATES: dict[str, tuple[greedy_uplift.Config, ...]] = {
-    "lightgbm": tuple(
+    "t": tuple(
         greedy_uplift.Config(
-            learner="lightgbm", folds=1, trees=trees, leaves=leaves, min_leaf=200, progress=False
+            learner="t", folds=1, trees=trees, leaves=leaves, min_leaf=200, progress=False
         )
         for trees, leaves in ((30, 4), (100, 4), (100, 16))
     ),
@@ -130,7 +131,7 @@ def arm_means(log: LoggedDataset) -> Array:
     return np.stack([outcome[log.action[:, 0] == arm].mean(axis=0) for arm in arms])
 
 
-def _predict(model: greedy_uplift.Model, log: LoggedDataset) -> Array:
+def _predict(model: DailyModel, log: LoggedDataset) -> Array:
     return np.asarray(np.mean([m.predict(log.obs[:, 0], 0) for m in model.members], axis=0))
 
 
@@ -139,7 +140,7 @@ def _choose_model(
     validation: LoggedDataset,
     candidates: Sequence[greedy_uplift.Config],
     seed: int,
-) -> tuple[greedy_uplift.Model, Array]:
+) -> tuple[DailyModel, Array]:
     """The candidate that predicts rewards of the validation part best, and its predictions."""
     arm = validation.action.astype(np.int64)
     found = []

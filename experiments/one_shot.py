@@ -30,7 +30,7 @@ from agents.common import eom
 from agents.common.types import Array
 from experiments import cli
 from experiments.crossfit import CANDIDATES, CrossFit, arm_means, cross_fit
-from experiments.real_logs import hillstrom
+from experiments.one_shot_logs import hillstrom
 from experiments.results import ROOT, provenance, write_json
 from experiments.tables import print_table
 from marketing_env import LoggedDataset

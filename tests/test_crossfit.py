@@ -16,9 +16,7 @@ from agents import cost_curve, greedy_uplift
 from experiments.crossfit import CrossFit, PriceRule, arm_means, cross_fit
 from marketing_env import LoggedDataset
 
-SMALL = greedy_uplift.Config(
-    learner="lightgbm", folds=1, trees=10, leaves=4, min_leaf=50, progress=False
-)
+SMALL = greedy_uplift.Config(learner="t", folds=1, trees=10, leaves=4, min_leaf=50, progress=False)
 BUDGETS = (0.3, 1.0, 2.0)
 
 

@@ -14,9 +14,10 @@ pytest.importorskip("torch")
 pytest.importorskip("lightgbm")
 
 from experiments import one_shot  # noqa: E402
-from experiments.real_logs import ARMS, data_folder, hillstrom  # noqa: E402
+from experiments.one_shot_logs import ARMS, hillstrom  # noqa: E402
+from experiments.real_logs import data_folder  # noqa: E402
 
-TOY = ("--seeds", "2", "--folds", "3", "--learners", "lightgbm", "--budgets", "0.3", "1")
+TOY = ("--seeds", "2", "--folds", "3", "--learners", "t", "--budgets", "0.3", "1")
 
 
 def e_mail_file(folder: Path, n: int = 6000, effect: float = 0.5) -> Path:
@@ -69,7 +70,7 @@ def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert e["cost_estimate"] == pytest.approx(e["cost"], abs=0.05)
     assert summary["commit"] is not None
     assert "better at 0.3" in capsys.readouterr().out
-    assert {p.name for p in tmp_path.rglob("runs/*")} == {"lightgbm-0.json", "lightgbm-1.json"}
+    assert {p.name for p in tmp_path.rglob("runs/*")} == {"t-0.json", "t-1.json"}
 
 
 def test_finished_partitions_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +111,7 @@ def test_verdict_says_where_nothing_is_gained() -> None:
         difference(-5.0, 1.0, 0.3),
         difference(0.1, 1.0, None),
     ]
-    runs = [{"setting": {"learner": "lightgbm"}, "differences": rows}]
+    runs = [{"setting": {"learner": "t"}, "differences": rows}]
     _, said = one_shot.verdict(one_shot.over_partitions(runs, "differences", "difference"), "visit")
     assert "mean over budgets +0.1 [-1.86, +2.06]" in said
     assert "better at 0.1; no difference shown at 0.2, 0.25; worse at 0.3." in said
@@ -119,7 +120,7 @@ def test_verdict_says_where_nothing_is_gained() -> None:
 def test_unknown_learner_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         one_shot.main(["--learners", "forest", "--out", str(tmp_path)])
-    assert "--learners forest: allowed are lightgbm, network" in capsys.readouterr().err
+    assert "--learners forest: allowed are t, network" in capsys.readouterr().err
 
 
 def test_real_file(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from agents.common.response import OutcomeModel, fit_outcomes
-from agents.common.tensors import CLASSES, Panel, outcome_class, panel
+from agents.common.response import OutcomeModel, fit_members, fit_outcomes
+from agents.common.tensors import Panel, outcome_class, panel, reward_bins
 from marketing_env import ConstantPolicy, LoggedDataset, RandomPolicy, preset, rollout
 from marketing_env.config import Array
 
 torch.set_num_threads(1)
+NOTHING, COST, REWARD, BOTH = range(4)  # labels where the size of a reward says nothing
 
 
 def made_log(n: int, incentives: tuple[float, ...], percent: bool, seed: int) -> LoggedDataset:
@@ -68,7 +69,7 @@ def test_truth_is_recovered(incentives: tuple[float, ...], percent: bool) -> Non
     active = 0.2 + 0.3 * X + 0.06 * action
     free, paid = active * np.where(action, 0.5, 1.0), active * np.where(action, 0.5, 0.0)
     probability, reward, cost = expected(model)
-    truth = np.stack([1 - active, free, paid, np.zeros_like(paid)], axis=-1)
+    truth = np.stack([1 - active, np.zeros_like(paid), free, paid], axis=-1)
     assert_allclose(probability, truth, atol=0.05)
     basket = (10 + 5 * X) * np.ones(len(action))
     assert_allclose(reward, active * basket, rtol=0.12)
@@ -101,8 +102,8 @@ def test_percent_offers_cost_their_share_of_the_basket() -> None:
 def test_outcomes_that_never_were_have_no_probability() -> None:
     model = fitted(made_log(2_000, FEW, False, seed=4), epochs=1)
     probability, _, cost = expected(model)
-    assert_array_equal(probability[:, :, CLASSES.index("cost")], 0)
-    assert_array_equal(probability[:, 0, CLASSES.index("reward and cost")], 0)
+    assert_array_equal(probability[:, :, COST], 0)
+    assert_array_equal(probability[:, 0, BOTH], 0)
     assert_array_equal(cost[:, 0], 0)
     assert_allclose(probability.sum(axis=2), 1, rtol=1e-6)
 
@@ -119,10 +120,9 @@ def test_an_incentive_that_was_never_given_has_no_nan() -> None:
 
 def test_fixed_amounts_are_read_off_the_log() -> None:
     model = fitted(made_log(2_000, (0.0, 1.5, 4.0), False, seed=6), epochs=1)
-    paid = CLASSES.index("reward and cost")
-    assert_allclose(model.table[1, :, paid], [0, 1.5, 4.0], rtol=1e-6)
+    assert_allclose(model.table[1, :, BOTH], [0, 1.5, 4.0], rtol=1e-6)
     assert not model.varies[1].any()
-    assert fitted(made_log(2_000, FEW, True, seed=6), epochs=1).varies[:, 1:, paid].all()
+    assert fitted(made_log(2_000, FEW, True, seed=6), epochs=1).varies[:, 1:, BOTH].all()
 
 
 def test_only_the_given_users_teach() -> None:
@@ -141,11 +141,45 @@ def test_only_the_given_users_teach() -> None:
 def test_outcome_class_labels_what_the_day_brought() -> None:
     reward = np.array([[0.0, 1.0, -2.0], [3.0, 0.0, 0.0]])
     cost = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
-    labels = outcome_class(reward, cost)
-    assert [[CLASSES[y] for y in row] for row in labels] == [
-        ["nothing", "reward", "reward"],
-        ["reward and cost", "cost", "nothing"],
+    assert outcome_class(reward, cost).tolist() == [
+        [NOTHING, REWARD, REWARD],
+        [BOTH, COST, NOTHING],
     ]
+    sized = outcome_class(
+        np.array([0.0, 1.0, 2.0, 5.0]), np.array([0.0, 1.0, 0.0, 0.0]), (2.0, 4.0)
+    )
+    assert sized.tolist() == [0, 3, 4, 6]
+
+
+def stocked_log(n: int, lasting: float, seed: int = 0) -> LoggedDataset:
+    """Users who buy for 1 to 9; tomorrow's stock follows from today's and from the purchase."""
+    rng = np.random.default_rng(seed)
+    horizon = 4
+    bought = np.where(rng.random((n, horizon)) < 0.5, rng.uniform(1, 9, (n, horizon)), 0.0)
+    stock = np.zeros((n, horizon + 1))
+    stock[:, 0] = rng.normal(size=n)
+    for day in range(horizon):
+        drawn = rng.normal(size=n)
+        stock[:, day + 1] = 0.5 * stock[:, day] + lasting * bought[:, day] + drawn
+    return LoggedDataset(
+        obs=stock[..., None], action=rng.integers(0, 2, (n, horizon)),
+        propensity=np.full((n, horizon), 0.5), reward=bought, cost=np.zeros((n, horizon)),
+        valid=np.ones((n, horizon), dtype=bool), bucket=rng.random(n), meta={},
+    )  # fmt: skip
+
+
+def test_the_size_of_a_reward_counts_where_it_shapes_tomorrow() -> None:
+    assert len(reward_bins(stocked_log(3_000, lasting=0.0))) == 0
+    lasting = stocked_log(3_000, lasting=0.5)
+    assert_allclose(reward_bins(lasting), [1 + 8 / 3, 1 + 16 / 3], atol=0.2)
+    data = panel(lasting)
+    assert (data.n_levels, data.n_outcomes) == (4, 8)
+    # Binned, the probabilities and means still add up to what the log brought.
+    model = fitted(lasting, epochs=6)
+    with torch.no_grad():
+        found = model(data.obs[:, 1], torch.ones(3_000, dtype=torch.long))
+    assert found.probability.shape == (3_000, 2, 8)
+    assert float(found.mean()[0].mean()) == pytest.approx(lasting.reward.mean(), rel=0.06)
 
 
 def test_user_days_are_the_valid_ones() -> None:
@@ -160,3 +194,20 @@ def test_user_days_are_the_valid_ones() -> None:
     assert data.user_days(torch.tensor([3, 1, 0])).tolist() == [7, 0]
     some = data.take(torch.tensor([2]))
     assert (some.n_users, some.horizon, some.n_actions) == (1, 2, 3)
+
+
+def test_members_are_fitted_without_their_fold_in_any_number_of_threads() -> None:
+    data = panel(made_log(400, FEW, False, seed=9))
+    fold = torch.arange(400) % 2
+    one, two = (fit_members(data, fold, 2, workers=w, width=8, epochs=1) for w in (1, 2))
+    alone = fit_outcomes(data, (fold != 1).nonzero()[:, 0], width=8, epochs=1, seed=1)
+    for a, b, c in zip(*(m.state_dict().values() for m in (one[1], two[1], alone)), strict=True):
+        assert_array_equal(a, b)
+        assert_array_equal(a, c)
+
+
+def test_a_rebuilt_model_answers_alike() -> None:
+    model = fitted(made_log(300, MANY, True, seed=9), epochs=1)
+    again = OutcomeModel.rebuild(model.state_dict(), model.horizon)
+    for a, b in zip(expected(model), expected(again), strict=True):
+        assert_array_equal(a, b)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,25 @@ from tqdm import tqdm
 
 Track = Callable[[str, float, int], object]
 """Receives learning curves as (tag, value, step): the signature of TensorBoard's `add_scalar`."""
+
+
+_drawing = Lock()
+
+
+class Schedule(NamedTuple):
+    """How long and how fast a network learns."""
+
+    steps: int = 150
+    batch: int = 2048  # rows a step
+    lr: float = 5e-3
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initial weights drawn inside depend on the seed alone, and no other thread draws."""
+    with _drawing, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def no_track(tag: str, value: float, step: int) -> None:
@@ -43,8 +65,11 @@ def minimise(
     on_step: Callable[[int, Tensor], None] | None = None,
     weight_decay: float = 1e-2,
     progress: str | None = None,
-) -> None:
-    """AdamW with a one-cycle rate on `loss(batch of rows)`; rows pass in random order."""
+) -> float:
+    """AdamW with a one-cycle rate on `loss(batch of rows)`; rows pass in random order.
+
+    Returns the last loss.
+    """
     parameters = list(parameters)
     optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=max(steps, 2))
@@ -61,3 +86,4 @@ def minimise(
         schedule.step()
         if on_step is not None:
             on_step(step, value.detach())
+    return float(value.detach())

@@ -1,40 +1,45 @@
 """Outcome model: what a user-day brings under each incentive.
 
-A user-day ends in one of four classes y (nothing, reward, reward and cost, cost). The model gives
+The outcome y = (level, paid) of a user-day says how large its reward was (level 0: none; more than
+one further level only where the size matters, `tensors.reward_bins`) and whether it cost anything
+(the incentive was redeemed). The model gives
 
-    P(y | s, a)       one classifier for all days, by cross-entropy on every logged user-day
-    rbar, cbar(s,a,y) mean reward and cost given the class, by gamma regression on the logged means
+    P(y | s, a) = P(level | s, a) P(paid | level, s, a)     cross-entropy on every logged user-day
+    rbar, cbar(s, a, y)    mean reward and cost of each outcome, by gamma regression
 
-so that E[r | s, a] = sum_y P(y | s, a) rbar(s, a, y), and the same for cost. Where a reward or a
-cost does not vary within (a, y), as with activity and fixed bonuses, its mean is read off the log.
+for all days at once, so that E[r | s, a] = sum_y P(y | s, a) rbar(s, a, y), and the same for cost.
+The chain of two questions lets every user-day teach how often users respond, and the paid ones
+only how often a response is redeemed. Where a reward or a cost does not vary within (a, y), as with
+activity and fixed bonuses, its mean is read off the log.
 
-With four or more incentives that rise in cost, the logit of an outcome follows the incentive
-through a few saturating functions of the dose, 1 - exp(-dose / scale), plus one constant per
-incentive and class: neighbouring levels then share their data. Otherwise each incentive has a
-head of its own.
+With five or more incentives that rise in cost, logits follow the incentive through a few
+saturating functions of the dose, 1 - exp(-dose / scale), plus one constant per incentive:
+neighbouring levels then share their data. Otherwise each incentive has a head of its own.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from agents.common.nets import Track, calendar, minimise, mlp, no_track
-from agents.common.tensors import CLASSES, Panel
+from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded
+from agents.common.tensors import Panel
 
 _DOSE_SCALES = (1 / 8, 3 / 8, 9 / 8)  # of the largest dose
-_NEVER = -1e4  # logit of an outcome that an incentive never had
+_NEVER = -1e4  # log-probability of an outcome that an incentive never had
 
 
 class Expected(NamedTuple):
     """Outcomes of n user-days under each of K incentives."""
 
     probability: Tensor  # (n, K, Y)
-    reward: Tensor  # (n, K, Y) mean, given the class
-    cost: Tensor  # (n, K, Y) mean, given the class
+    reward: Tensor  # (n, K, Y) mean, given the outcome
+    cost: Tensor  # (n, K, Y) mean, given the outcome
 
     def mean(self) -> tuple[Tensor, Tensor]:
         """(n, K) expected reward and cost of the day."""
@@ -43,7 +48,7 @@ class Expected(NamedTuple):
 
 
 class OutcomeModel(nn.Module):
-    """P(y | s, a) and the mean reward and cost of each class."""
+    """P(y | s, a) and the mean reward and cost of each outcome."""
 
     # Buffers, saved with the weights.
     mean: Tensor
@@ -53,9 +58,12 @@ class OutcomeModel(nn.Module):
     table: Tensor  # (2, K, Y) mean reward and cost of the log
     varies: Tensor  # (2, K, Y) bool
 
-    def __init__(self, n_obs: int, n_actions: int, n_basis: int, horizon: int, width: int) -> None:
+    def __init__(
+        self, n_obs: int, n_actions: int, n_levels: int, n_basis: int, horizon: int, width: int
+    ) -> None:
         super().__init__()
-        self.horizon, n_in, n_y = horizon, n_obs + 3, len(CLASSES)
+        self.horizon, n_in, n_y = horizon, n_obs + 3, 2 * n_levels
+        self.n_levels, n_questions = n_levels, 2 * n_levels - 1
         self.register_buffer("mean", torch.zeros(n_in))
         self.register_buffer("scale", torch.ones(n_in))
         self.register_buffer("basis", torch.zeros(n_actions, n_basis))
@@ -63,35 +71,59 @@ class OutcomeModel(nn.Module):
         self.register_buffer("table", torch.zeros(2, n_actions, n_y))
         self.register_buffer("varies", torch.zeros(2, n_actions, n_y, dtype=torch.bool))
         self.trunk = mlp(n_in, width, 2)
-        self.logits = nn.Linear(width, n_y * (1 + n_basis))
-        self.offset = nn.Parameter(torch.zeros(n_actions, n_y))
+        self.logits = nn.Linear(width, n_questions * (1 + n_basis))
+        self.offset = nn.Parameter(torch.zeros(n_actions, n_questions))
+        # Means follow the level alone: whether a day's incentive was redeemed only scales them.
         self.mean_trunk = mlp(n_in, width, 2)
-        self.log_means = nn.Linear(width, 2 * n_y * (1 + n_basis))
+        self.log_means = nn.Linear(width, 2 * n_levels * (1 + n_basis))
         nn.init.zeros_(self.log_means.weight)
         nn.init.zeros_(self.log_means.bias)
+
+    @classmethod
+    def rebuild(cls, state: Mapping[str, Tensor], horizon: int) -> OutcomeModel:
+        """The model whose `state_dict` this is."""
+        (n_actions, n_y), n_basis = state["seen"].shape, state["basis"].shape[1]
+        n_obs, width = len(state["mean"]) - 3, state["logits.weight"].shape[1]
+        model = cls(n_obs, n_actions, n_y // 2, n_basis, horizon, width)
+        model.load_state_dict(dict(state))
+        return model.eval().requires_grad_(False)
 
     def inputs(self, obs: Tensor, day: Tensor) -> Tensor:
         """Standardised observation and calendar, (n, d + 3)."""
         x = torch.cat([obs, calendar(day, self.horizon)], dim=-1)
         return (x - self.mean) / self.scale
 
-    def class_logits(self, x: Tensor, basis: Tensor) -> Tensor:
-        """Logits without the incentives' constants; `basis` is (K, b) for all, (n, b) for one."""
-        return _by_dose(self.logits(self.trunk(x)).unflatten(-1, (len(CLASSES), -1)), basis)
+    def log_probability(self, x: Tensor, action: Tensor | None = None) -> Tensor:
+        """(n, K, Y) of every incentive, or (n, Y) of one for each row; unnormalised."""
+        heads = self.logits(self.trunk(x))
+        answers = self._by_dose(heads, 2 * self.n_levels - 1, action)
+        answers = answers + (self.offset if action is None else self.offset[action])
+        level, paid = answers.split([self.n_levels - 1, self.n_levels], dim=-1)
+        level = nn.functional.pad(level, (1, 0)).log_softmax(-1)
+        paid = nn.functional.logsigmoid(torch.stack([-paid, paid], dim=-1))
+        seen = self.seen if action is None else self.seen[action]
+        return (level[..., None] + paid).flatten(-2).masked_fill(~seen, _NEVER)
 
-    def means(self, x: Tensor, basis: Tensor) -> Tensor:
-        """Log of (reward, cost) relative to `table`."""
-        heads = self.log_means(self.mean_trunk(x)).unflatten(-1, (2 * len(CLASSES), -1))
-        return _by_dose(heads, basis)
+    def log_ratio(self, x: Tensor, action: Tensor | None = None) -> Tensor:
+        """Log of mean reward and cost relative to `table`, (n, K, 2, Y), or (n, 2, Y) of one."""
+        heads = self.log_means(self.mean_trunk(x))
+        by_level = self._by_dose(heads, 2 * self.n_levels, action).unflatten(-1, (2, -1))
+        return by_level.repeat_interleave(2, dim=-1)
+
+    def _by_dose(self, heads: Tensor, n: int, action: Tensor | None) -> Tensor:
+        """(n, m * (1 + b)) heads to (n, K, m) of every incentive, or (n, m) of one for each row."""
+        heads = heads.unflatten(-1, (n, -1))
+        basis = self.basis if action is None else self.basis[action][:, None]
+        values = heads[..., None, :, 0] + torch.matmul(basis, heads[..., 1:].transpose(-1, -2))
+        return values if action is None else values[:, 0]
 
     def forward(self, obs: Tensor, day: Tensor) -> Expected:
         x = self.inputs(obs, day)
-        logits = self.class_logits(x, self.basis) + self.offset
-        p = logits.masked_fill(~self.seen, _NEVER).softmax(-1)
+        p = self.log_probability(x).softmax(-1)
         if not self.varies.any():
             return Expected(p, *(t.expand_as(p) for t in self.table))
-        log_means = self.means(x, self.basis).unflatten(-1, (2, -1)).movedim(-2, 0)
-        reward, cost = self.table[:, None] * torch.exp(log_means * self.varies[:, None])
+        ratio = self.log_ratio(x).movedim(-2, 0)
+        reward, cost = self.table[:, None] * torch.exp(ratio * self.varies[:, None])
         return Expected(p, reward, cost)
 
 
@@ -100,9 +132,9 @@ def fit_outcomes(
     users: Tensor,
     *,
     width: int = 128,
-    epochs: float = 6,
-    batch: int = 4096,
-    lr: float = 3e-3,
+    epochs: float = 8,
+    batch: int = 2048,
+    lr: float = 1.2e-2,
     seed: int = 0,
     track: Track = no_track,
     tag: str = "outcomes",
@@ -113,9 +145,9 @@ def fit_outcomes(
     Cost: about `epochs` passes over the user-days, at least 300 steps.
     """
     generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
     rows = data.user_days(users)
-    model = _initial(data, rows, width)
+    with seeded(seed):
+        model = _initial(data, rows, width)
     steps = max(300, math.ceil(epochs * len(rows) / batch))
     users_of, days_of = rows // data.horizon, rows % data.horizon
 
@@ -136,11 +168,46 @@ def fit_outcomes(
     return model.eval().requires_grad_(False)
 
 
+def fit_members(
+    data: Panel,
+    fold: Tensor,
+    members: int,
+    *,
+    workers: int = 1,
+    seed: int = 0,
+    track: Track = no_track,
+    progress: bool = False,
+    **settings: Any,
+) -> list[OutcomeModel]:
+    """Outcome models of cross-fitted members: model f is fitted without the users of fold f.
+
+    Args:
+        fold: (n,) of each user; with one member, it learns from everyone.
+        workers: threads; the result does not depend on their number.
+        settings: of `fit_outcomes`.
+    """
+
+    def fit(f: int) -> tuple[OutcomeModel, list[tuple[str, float, int]]]:
+        curve: list[tuple[str, float, int]] = []
+        model = fit_outcomes(
+            data, ((fold != f) | (members == 1)).nonzero()[:, 0], seed=seed * 1000 + f,
+            track=lambda *point: curve.append(point), tag=f"outcomes/member_{f}",
+            progress=f"outcome model {f + 1}/{members}" if progress else None, **settings,
+        )  # fmt: skip
+        return model, curve
+
+    models = []
+    with ThreadPoolExecutor(workers) as pool:
+        for model, curve in pool.map(fit, range(members)):
+            models.append(model)
+            for point in curve:
+                track(*point)
+    return models
+
+
 def _loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: Tensor) -> Tensor:
     action, label = data.action[user, day], data.outcome[user, day]
-    logits = model.class_logits(x, model.basis[action][:, None])[:, 0] + model.offset[action]
-    logits = logits.masked_fill(~model.seen[action], _NEVER)
-    total = nn.functional.cross_entropy(logits, label)
+    total = nn.functional.cross_entropy(model.log_probability(x, action), label)
     if model.varies.any():
         total = total + _gamma_loss(model, data, x, user, day)
     return total
@@ -153,8 +220,7 @@ def _gamma_loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: 
     if not len(some):
         return x.new_zeros(())
     user, day, action, label = user[some], day[some], action[some], label[some]
-    heads = model.means(x[some], model.basis[action][:, None])[:, 0].unflatten(-1, (2, -1))
-    log_ratio = heads[torch.arange(len(some)), :, label].T
+    log_ratio = model.log_ratio(x[some], action)[torch.arange(len(some)), :, label].T
     table, varies = model.table[:, action, label], model.varies[:, action, label]
     logged = torch.stack([data.reward[user, day], data.cost[user, day]])
     ratio = torch.where(varies, logged / torch.where(varies, table, 1), 0)
@@ -162,14 +228,9 @@ def _gamma_loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: 
     return (deviance * varies).sum() / len(x)
 
 
-def _by_dose(heads: Tensor, basis: Tensor) -> Tensor:
-    """(n, Y, 1 + b) heads and (K, b) or (n, 1, b) basis to (n, K, Y) logits."""
-    return heads[..., None, :, 0] + torch.matmul(basis, heads[..., 1:].transpose(-1, -2))
-
-
 def _initial(data: Panel, rows: Tensor, width: int) -> OutcomeModel:
     """A model whose buffers are read off the log."""
-    n_actions, n_y = data.n_actions, len(CLASSES)
+    n_actions, n_y = data.n_actions, data.n_outcomes
     action, label = data.action.reshape(-1)[rows], data.outcome.reshape(-1)[rows]
     cell = action * n_y + label
     count = torch.bincount(cell, minlength=n_actions * n_y).double()
@@ -188,7 +249,7 @@ def _initial(data: Panel, rows: Tensor, width: int) -> OutcomeModel:
     varies = (spread > 1e-5 * table.abs()) & (table > 0) & positive[:, None, None]
     basis = _basis(table[1], count.reshape(n_actions, n_y))
     n_obs = data.obs.shape[-1]
-    model = OutcomeModel(n_obs, n_actions, basis.shape[1], data.horizon, width)
+    model = OutcomeModel(n_obs, n_actions, data.n_levels, basis.shape[1], data.horizon, width)
     sample = rows[torch.randperm(len(rows))[:100_000]]
     user, day = sample // data.horizon, sample % data.horizon
     x = model.inputs(data.obs[user, day], day)
