@@ -1,7 +1,8 @@
-"""Public marketing data as logs: a randomised e-mail test and observed grocery coupon campaigns.
+"""Observed grocery coupon campaigns as a log, and where all public data lie.
 
 The files are not part of the project: they lie in the folder that the environment variable
-`MARKETING_DATA` names, by default `../shared/data` from the project's root.
+`MARKETING_DATA` names, by default `../shared/data` from the project's root. Randomised one-shot
+data are read by `one_shot_logs` and `criteo`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,6 @@ from sklearn.preprocessing import StandardScaler
 from marketing_env.config import Array
 from marketing_env.dataset import LoggedDataset
 from marketing_env.panel import bucket_of
-
-ARMS = ("No E-Mail", "Womens E-Mail", "Mens E-Mail")
-ZIP_CODES = ("Rural", "Surburban", "Urban")  # spelt as in the file
-CHANNELS = ("Phone", "Web", "Multichannel")
 
 TYPES = ("A", "B", "C")
 FACE_VALUES = (0.0, 0.98, 1.14, 0.75)  # $ mean of a redeemed coupon of no campaign, A, B, C
@@ -40,70 +37,22 @@ def data_folder() -> Path:
     return Path(os.environ.get("MARKETING_DATA", default)).resolve()
 
 
-# ---------------------------------------------------------------- Hillstrom
+def find_file(path: str | Path | None, folder: str, names: Sequence[str]) -> Path:
+    """The path itself, or the first file of these names in it; by default in the data folder.
 
-
-def hillstrom(
-    path: str | Path | None = None,
-    reward: Literal["visit", "conversion", "spend"] = "visit",
-    unit_cost: Sequence[float] = (0.0, 1.0, 2.0),
-) -> LoggedDataset:
-    """The MineThatData e-mail challenge (Hillstrom, 2008): one day, three arms, randomised.
-
-    Actions are no e-mail, women's and men's (`ARMS`), each with propensity 1/3. The file has no
-    cost: each sent e-mail is charged `unit_cost` of its arm (assumed, so that the arms compete).
-    `history_segment` is a coarsening of `history` and is left out.
-
-    Raises:
-        FileNotFoundError: if neither the file nor the folder's hillstrom.csv(.gz) is there.
-        ValueError: for missing columns and unknown categories.
+    Without any, the first name: reading it raises FileNotFoundError with the path in it.
     """
-    table = pd.read_csv(_hillstrom_file(Path(path or data_folder() / "hillstrom")))
-    _check_columns(table, ("recency", "history", "mens", "womens", "newbie"))
-    _check_columns(table, ("zip_code", "channel", "segment", reward))
-    if len(unit_cost) != len(ARMS) or unit_cost[0] != 0:
-        raise ValueError(f"unit_cost = {unit_cost}: allowed are 3 numbers, 0 for no e-mail")
-    action = _codes(table, "segment", ARMS)
-    return LoggedDataset.from_table(
-        {
-            "user_id": np.arange(len(table)),  # no id in the file; equal rows are real customers
-            "day": np.zeros(len(table), dtype=int),
-            **{name: table[name] for name in ("recency", "history", "mens", "womens", "newbie")},
-            **_one_hot(table, "zip_code", ZIP_CODES),
-            **_one_hot(table, "channel", CHANNELS),
-            "action": action,
-            "propensity": np.full(len(table), 1 / len(ARMS)),
-            "reward": table[reward],
-            "cost": np.asarray(unit_cost, dtype=float)[action],
-        },
-        incentives=unit_cost,
-        meta={"source": "hillstrom", "reward_unit": reward, "actions": list(ARMS)},
-    )
+    place = Path(path or data_folder() / folder)
+    if not place.is_dir():
+        return place
+    return next((place / name for name in names if (place / name).exists()), place / names[0])
 
 
-def _hillstrom_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    found = [path / name for name in ("hillstrom.csv.gz", "hillstrom.csv")]
-    return next((file for file in found if file.exists()), found[0])
-
-
-def _one_hot(table: Any, name: str, known: Sequence[str]) -> dict[str, Array]:
-    code = _codes(table, name, known)
-    return {f"{name}_{value.lower()}": code == i for i, value in enumerate(known)}
-
-
-def _codes(table: Any, name: str, known: Sequence[str]) -> Array:
-    code = pd.Index(known).get_indexer(table[name])
-    if (code < 0).any():
-        row = int(np.argmax(code < 0))
-        raise ValueError(
-            f"column {name!r}, row {row}: {table[name].iloc[row]!r}; allowed: {', '.join(known)}"
-        )
-    return np.asarray(code, dtype=int)
-
-
-# ---------------------------------------------------------------- Complete Journey
+def check_columns(known: Sequence[str], needed: Sequence[str]) -> None:
+    """Raise ValueError for needed columns that a table does not have."""
+    missing = [name for name in needed if name not in known]
+    if missing:
+        raise ValueError(f"missing columns: {', '.join(missing)}; the table has {', '.join(known)}")
 
 
 def complete_journey(folder: str | Path | None = None) -> LoggedDataset:
@@ -124,7 +73,7 @@ def complete_journey(folder: str | Path | None = None) -> LoggedDataset:
     """
     file = Path(folder or data_folder() / "complete_journey") / "household_day.parquet"
     table = pd.read_parquet(file)
-    _check_columns(table, ("household_id", "day", *DAILY, *FLAGS))
+    check_columns(table.columns, ("household_id", "day", *DAILY, *FLAGS))
     households, first_week, days = _panel(table)
     starts = np.stack([_weeks(days[f"start_{kind}"]).max(axis=2) > 0 for kind in TYPES], axis=2)
     action = np.where(starts.any(axis=2), starts.argmax(axis=2) + 1, 0)
@@ -273,11 +222,3 @@ def _cross_fitted(x: Array, action: Array, supported: Array, fold: Array) -> Arr
             )
     probs = np.maximum(probs, FLOOR)
     return np.asarray(probs / probs.sum(axis=1, keepdims=True))
-
-
-def _check_columns(table: Any, needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in table.columns]
-    if missing:
-        raise ValueError(
-            f"missing columns: {', '.join(missing)}; the table has {', '.join(table.columns)}"
-        )

@@ -5,7 +5,7 @@
 
 `--log` is a folder that `experiments.log_data` or a company wrote (columns user_id, day, features,
 action, propensity, reward, cost), one Parquet or CSV file of it, or the name of a public data set
-(complete_journey, hillstrom). The method's own settings are options too: add --help.
+(complete_journey, hillstrom, starbucks). The method's own settings are options too: add --help.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from agents import Model
-from experiments import cli, real_logs
+from experiments import cli, one_shot_logs, real_logs
 from experiments.methods import method, method_names
 from experiments.results import provenance, write_json
 from experiments.run import train
@@ -26,7 +26,8 @@ from marketing_env import LoggedDataset
 
 REAL: dict[str, Callable[[], LoggedDataset]] = {
     "complete_journey": real_logs.complete_journey,
-    "hillstrom": real_logs.hillstrom,
+    "hillstrom": one_shot_logs.hillstrom,
+    "starbucks": one_shot_logs.starbucks,
 }
 
 
@@ -34,7 +35,7 @@ REAL: dict[str, Callable[[], LoggedDataset]] = {
 class Options:
     """What to train on what."""
 
-    log: str  # folder or file of a log, or complete_journey, hillstrom
+    log: str  # folder or file of a log, or complete_journey, hillstrom, starbucks
     out: Path  # folder for model, curves and TensorBoard events
     method: str = "mixed_policy"  # file of agents/, or the dotted path of your own module
     seed: int = 0  # of initial weights, folds and batches

@@ -2,7 +2,8 @@
 
 `gymnasium.make("marketing_env/Campaign-v0", preset="payment_bonus")` is one user;
 `gymnasium.make_vec` of the same id is many; `marketing_env/Audience-v0` is everyone at once under
-one hard budget. The functions below are the same campaign without an environment around it.
+one hard budget. The functions below are the same campaign without an environment around it;
+`lbcf` is a trial of one decision per user with every counterfactual.
 """
 
 from gymnasium import register
@@ -11,6 +12,7 @@ from marketing_env.config import CampaignConfig
 from marketing_env.dataset import LoggedDataset
 from marketing_env.evaluate import Evaluation, Optimum, evaluate, optimum, score
 from marketing_env.exact import best_mixture, bound, curve, plan
+from marketing_env.one_shot import OneShotConfig, Trial, lbcf
 from marketing_env.policy import (
     ConstantPolicy,
     DayView,
@@ -40,16 +42,19 @@ __all__ = [
     "Evaluation",
     "LoggedDataset",
     "MixedPolicy",
+    "OneShotConfig",
     "Optimum",
     "Policy",
     "ProductionPolicy",
     "RandomPolicy",
     "State",
+    "Trial",
     "Users",
     "best_mixture",
     "bound",
     "curve",
     "evaluate",
+    "lbcf",
     "optimum",
     "plan",
     "preset",

@@ -22,7 +22,7 @@ MAY_IMPORT = {
 CORE_LIBRARIES = {"numpy", "gymnasium"}
 DRAWING = {"experiments.plot", "experiments.report"}
 # The world itself: what a learner, who has a log and nothing else, must not see.
-WORLD = {"config", "presets", "users", "dynamics", "planner", "exact"}
+WORLD = {"config", "presets", "users", "dynamics", "planner", "exact", "one_shot"}
 SIMULATOR = {f"marketing_env.{name}" for name in WORLD | {"rollout", "envs", "evaluate"}}
 # A module imports only modules of earlier layers; its own layer is no exception.
 LAYERS = (
@@ -30,7 +30,7 @@ LAYERS = (
     {"panel", "policy", "presets", "users"},
     {"dynamics", "parquet"},
     {"dataset", "planner"},
-    {"exact", "export", "replay", "rollout"},
+    {"exact", "export", "one_shot", "replay", "rollout"},
     {"envs", "evaluate"},
 )
 UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}

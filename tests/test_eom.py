@@ -88,7 +88,8 @@ def test_one_day_replay_agrees() -> None:
         reward=outcome[:, :1], cost=outcome[:, 1:], valid=np.ones((50, 1), bool),
         bucket=np.zeros(50),
     )  # fmt: skip
-    totals = replay(Fixed(probs), log, model[:, None])
+    contacts = np.broadcast_to([0.0, 1.0, 1.0], (50, 3))[..., None]
+    totals = replay(Fixed(probs), log, np.concatenate([model, contacts], axis=2)[:, None])
     found = eom.terms(probs, arm, p, outcome, model)
     names = {"ht": "importance", "hajek": "self_normalised", "doubly_robust": "doubly_robust"}
     for name, other in names.items():
@@ -134,3 +135,49 @@ def test_errors_name_the_input() -> None:
         eom.terms(probs, arm, np.array([1.0, 0.0, 1.0]), y)
     with pytest.raises(ValueError, match=r"model has shape \(3, 2\): allowed is \(3, 2, 1\)"):
         eom.terms(probs, arm, np.ones(3), y, np.zeros((3, 2)))
+
+
+def responsive(n: int, seed: int) -> tuple[Any, ...]:
+    """Predictions (n, 3, 2) that understate costs by half, and a random log of what happened."""
+    rng = np.random.default_rng(seed)
+    gain, cost = rng.exponential([1.0, 0.6], (n, 2)), rng.uniform(0.5, [1.0, 2.0], (n, 2))
+    reward = np.concatenate([np.zeros((n, 1)), gain.cumsum(axis=1)], axis=1)
+    charged = np.concatenate([np.zeros((n, 1)), cost.cumsum(axis=1)], axis=1)
+    arm, p = rng.integers(0, 3, n), np.full(n, 1 / 3)
+    outcome = np.stack([reward, charged], axis=-1)[np.arange(n), arm]
+    return np.stack([reward, charged / 2], axis=-1), arm, p, outcome * rng.uniform(0, 2, (n, 1))
+
+
+def spend_at(price: float, expected: Any, arm: Any, p: Any, outcome: Any) -> float:
+    probs = np.eye(expected.shape[1])[eom.at_price(expected, price)]
+    return float(eom.terms(probs, arm, p, outcome)["hajek"][:, 1].mean())
+
+
+@given(st.integers(1, 60), st.integers(0, 10_000), st.floats(0, 2))
+@settings(max_examples=40, deadline=None)
+def test_price_is_the_least_that_keeps_to_the_budget(n: int, seed: int, budget: float) -> None:
+    rows = expected, arm, p, outcome = responsive(n, seed)
+    arm[0], outcome[0] = 0, 0.0  # somebody got the free arm, so what it spends is known
+    price = eom.price_that_spends(budget, expected, arm, p, outcome[:, 1])
+    assert spend_at(price, *rows) <= budget or price == 0
+    if price > 0:
+        assert not spend_at(price * (1 - 1e-9), *rows) <= budget
+
+
+def test_price_of_validation_rows_holds_on_test_rows() -> None:
+    """Predicted costs are half of the real ones: a price set by them spends the budget twice."""
+    expected, arm, p, outcome = responsive(40_000, 0)
+    test = responsive(40_000, 1)
+    price = eom.price_that_spends(0.8, expected, arm, p, outcome[:, 1])
+    assert spend_at(price, *test) == pytest.approx(0.8, rel=0.05)
+    believed = np.take_along_axis(
+        test[0][..., 1], eom.at_price(test[0], price)[:, None], axis=1
+    ).mean()
+    assert believed == pytest.approx(0.4, rel=0.05)
+
+
+def test_price_of_too_little_money() -> None:
+    expected, arm, p, outcome = responsive(50, 0)
+    with pytest.raises(ValueError, match=r"budget = 0\.1: everybody's cheapest arm spends 1"):
+        eom.price_that_spends(0.1, expected, arm, p, np.ones(50))
+    assert eom.price_that_spends(np.inf, expected, arm, p, outcome[:, 1]) == 0

@@ -185,65 +185,6 @@ def test_faults_of_the_panel_are_named(tmp_path: Path) -> None:
         real_logs.complete_journey(tmp_path / "nowhere")
 
 
-def mails(n: int = 300) -> Any:
-    rng = np.random.default_rng(0)
-    return pd.DataFrame(
-        {
-            "recency": rng.integers(1, 13, n),
-            "history_segment": "1) $0 - $100",
-            "history": rng.lognormal(5, 1, n),
-            "mens": rng.integers(2, size=n),
-            "womens": rng.integers(2, size=n),
-            "zip_code": rng.choice(real_logs.ZIP_CODES, n),
-            "newbie": rng.integers(2, size=n),
-            "channel": rng.choice(real_logs.CHANNELS, n),
-            "segment": rng.choice(real_logs.ARMS, n),
-            "visit": rng.integers(2, size=n),
-            "conversion": rng.integers(2, size=n),
-            "spend": rng.exponential(size=n),
-        }
-    )
-
-
-@pytest.mark.parametrize("name", ["hillstrom.csv", "hillstrom.csv.gz"])
-def test_hillstrom_is_one_randomised_day(tmp_path: Path, name: str) -> None:
-    frame = mails()
-    frame.to_csv(tmp_path / name, index=False)
-    log = real_logs.hillstrom(tmp_path, "spend", unit_cost=(0, 0.5, 3))
-    assert (log.n_users, log.horizon, log.n_actions) == (300, 1, 3)
-    assert np.array_equal(np.array(real_logs.ARMS)[log.action[:, 0]], frame["segment"])
-    assert np.array_equal(log.cost[:, 0], np.array([0, 0.5, 3])[log.action[:, 0]])
-    assert log.reward[:, 0] == pytest.approx(frame["spend"])
-    assert (log.propensity == 1 / 3).all()
-    assert np.array_equal(column(log, "zip_code_urban")[:, 0], frame["zip_code"] == "Urban")
-    assert np.array_equal(real_logs.hillstrom(tmp_path / name, "spend").reward, log.reward)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"segment": "Kids E-Mail"}, "column 'segment', row 0: 'Kids E-Mail'; allowed: No E-Mail"),
-        ({"channel": None}, "column 'channel', row 0: "),
-        ({"history": np.nan}, "column 'history', row 0: nan"),
-    ],
-)
-def test_hillstrom_faults_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    mails().assign(**change).to_csv(tmp_path / "hillstrom.csv", index=False)
-    with pytest.raises(ValueError, match=message):
-        real_logs.hillstrom(tmp_path)
-
-
-def test_hillstrom_columns_files_and_costs_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        real_logs.hillstrom(tmp_path)
-    mails().drop(columns="newbie").to_csv(tmp_path / "a.csv", index=False)
-    with pytest.raises(ValueError, match="missing columns: newbie"):
-        real_logs.hillstrom(tmp_path / "a.csv")
-    mails().to_csv(tmp_path / "b.csv", index=False)
-    with pytest.raises(ValueError, match="unit_cost"):
-        real_logs.hillstrom(tmp_path / "b.csv", unit_cost=(0, 1))
-
-
 def test_data_folder_follows_the_environment(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("MARKETING_DATA", str(tmp_path))
     assert real_logs.data_folder() == tmp_path
@@ -254,14 +195,6 @@ def real(name: str) -> Path:
     if not folder.exists():
         pytest.skip(f"{folder} is absent: set MARKETING_DATA to the folder of the public data")
     return folder
-
-
-def test_real_hillstrom_has_its_known_rates() -> None:
-    log = real_logs.hillstrom(real("hillstrom"))
-    # Of the full data: visits .1062, .1514, .1828; the s.e. of an arm of 12,800 is .003.
-    for arm, rate in enumerate((0.1062, 0.1514, 0.1828)):
-        assert log.reward[log.action == arm].mean() == pytest.approx(rate, abs=0.01)
-    assert np.bincount(log.action[:, 0]) / log.n_users == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_real_complete_journey_agrees_with_its_facts() -> None:

@@ -15,6 +15,10 @@ Horvitz-Thompson and doubly robust are unbiased, the other two up to O(1/N).
 
 On a one-day log `marketing_env.replay` gives three of these as totals; here each comes as terms per
 user, so that two policies on the same users can be compared pair by pair.
+
+At a budget, the price of money is chosen on validation rows (`price_that_spends`), and what the
+policy at that price earns and spends is estimated on test rows. The published procedure sets the
+price on the spend of the very rows that it then scores.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import numpy as np
 from agents.common.types import Array
 
 ESTIMATORS = ("ht", "hajek", "post_stratified", "doubly_robust")
+HALVINGS = 60  # of the bracket of a price: down to the last digits of a double
 
 
 def terms(
@@ -69,6 +74,53 @@ def terms(
 def mean_and_error(terms: Array) -> tuple[Array, Array]:
     """(M,) means of (n, M) terms, and their standard errors."""
     return terms.mean(axis=0), terms.std(axis=0, ddof=1) / math.sqrt(len(terms))
+
+
+def at_price(expected: Array, price: float) -> Array:
+    """(n,) argmax_j reward_j - price * cost_j of predictions (n, K, 2), the lowest j of a tie."""
+    return np.asarray((expected[..., 0] - price * expected[..., 1]).argmax(axis=1))
+
+
+def price_that_spends(
+    budget: float, expected: Array, action: Array, propensity: Array, cost: Array
+) -> float:
+    """The price at which the real spend of `at_price`, not the predicted one, meets a budget.
+
+    Bisection between 0 and a price at which everybody gets the cheapest arm, on the Hajek estimate
+    of the spend. That moves in steps: it is at most the budget at the price found, and above it
+    just below that price.
+
+    Args:
+        budget: currency per user.
+        expected: (n, K, 2) predicted reward and cost of every arm.
+        cost: (n,) logged.
+
+    Raises:
+        ValueError: if even the cheapest arms spend more than the budget.
+    """
+
+    def spend(price: float) -> float:
+        weight = (at_price(expected, price) == action) / propensity
+        return float(weight @ cost / weight.sum()) if weight.any() else math.inf
+
+    low, high = 0.0, _highest_price(expected)
+    if spend(low) <= budget:
+        return low
+    if not spend(high) <= budget:
+        raise ValueError(f"budget = {budget}: everybody's cheapest arm spends {spend(high):g}")
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if spend(middle) <= budget else (middle, high)
+    return high
+
+
+def _highest_price(expected: Array) -> float:
+    """Twice the largest ratio of gain to cost over a user's cheapest arm."""
+    cheapest = expected[..., 1].argmin(axis=1)
+    base = np.take_along_axis(expected, cheapest[:, None, None], axis=1)
+    gain, extra = np.moveaxis(expected - base, -1, 0)
+    ratio = np.divide(gain, extra, out=np.zeros_like(gain), where=extra > 0)
+    return 2 * float(ratio.max())
 
 
 def _hajek(weight: Array, outcome: Array) -> Array:
