@@ -1,10 +1,11 @@
 """Mixed-policy offline constrained learner: the main method.
 
 A campaign is a constrained Markov decision process: maximise the mean reward per user subject to
-a mean cost of at most the budget. In the game between a price for money and policies, the policy
-player's best responses to *every* price of a grid come from one backward pass over the log
-(`common/fitted_q.py`); their values are read from the members that did not see the user; and a
-linear program mixes at most two of them to meet any budget (`common/game.py`):
+a mean cost of at most the budget (and, if wanted, a mean number of contacts of at most a cap). In
+the game between prices and policies, the policy player's best responses to *every* price of a grid
+come from one backward pass over the log (`common/fitted_q.py`); their values are read from the
+members that did not see the user; and a linear program mixes at most m + 1 of them to meet any m
+limits (`common/frontier.py`, `common/game.py`):
 
     max_w  sum_k w_k R_k   s.t.  sum_k w_k C_k <= B,  sum_k w_k = 1,  w >= 0
 
@@ -18,88 +19,64 @@ Learning, WSDM 2023, arXiv 2309.02669; theory in arXiv 2108.12916.
 Differences from the paper:
 1. Oracle: one finite-horizon backward pass answers a whole grid of prices, instead of one offline
    reinforcement-learning run per round of the game.
-2. The outcome of the logged day is integrated out by an outcome model instead of sampled.
-3. Optimum by column generation over the grid instead of a sequence of feasibility problems; the
-   whole frontier is kept, so any later budget is another two-policy mixture.
-4. Policies are kept to incentives that the log tried (`common/support.py`).
-5. Costs enter the program with an upper confidence margin (`Config.risk`).
+2. The outcome of the logged day is integrated out by an outcome model instead of sampled
+   (`common/factored_q.py`); `oracle="plain"` regresses on logged outcomes (`common/plain_q.py`).
+3. Optimum by a linear program over the grid instead of a sequence of feasibility problems; the
+   whole frontier is kept, so any later budget is another mixture of few policies.
+4. Policies are kept to incentives that the log tried (`common/support.py`), and `pessimism` lowers
+   the gains on which cross-fitted members disagree.
+5. Costs enter the program with an upper confidence margin (`risk`), and the forecast says whether
+   the log's own policy is beaten at equal spend.
+6. `pacing` solves the mixture again every morning for the money that is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from agents.common import files
-from agents.common.fitted_q import ActionValues, NextValue, backward_pass, greedy, greedy_choice
-from agents.common.game import solve_master
-from agents.common.nets import Track, no_track
-from agents.common.response import OutcomeModel, fit_outcomes
+from agents.common.acting import BestResponse, PacedMixture, Responder
+from agents.common.factored_q import FactoredMember
+from agents.common.fitted_q import ActionValues, backward_pass, greedy_choice
+from agents.common.frontier import Frontier
+from agents.common.nets import Schedule, Track, no_track
+from agents.common.plain_q import PlainMember
+from agents.common.prices import choose_prices
+from agents.common.response import OutcomeModel, fit_members
 from agents.common.support import Support, fit_support, load_support
 from agents.common.tensors import Panel, panel
 from agents.common.types import Array, Forecast
-from marketing_env import DayView, LoggedDataset, MixedPolicy
+from marketing_env import LoggedDataset, MixedPolicy, Policy
 
 
 @dataclass(frozen=True)
 class Config:
     """Settings of the learner; the defaults serve logs of 10,000 to 500,000 users."""
 
-    folds: int = 3  # cross-fitted members; 1 learns faster and overestimates
+    oracle: Literal["factored", "plain"] = "factored"  # with or without the outcome model
+    folds: int = 4  # cross-fitted members; 1 learns faster and overestimates
     prices: int = 14  # best responses between almost no and unconstrained spending
+    contacts: bool = False  # price contacts too, for `policy(budget, contacts=...)`
     width: int = 128  # of every hidden layer
-    outcome_epochs: float = 6.0  # passes over the log for the outcome model
-    steps: int = 150  # gradient steps per day and member for the values
+    outcome_epochs: float = 8.0  # passes over the log for the outcome model
+    steps: int = 200  # gradient steps per day and member for the values
     batch: int = 2048  # users per step
+    pooled: int = 100_000  # most transitions of other days that teach each day, two for a user
     learning_rate: float = 5e-3  # of the values; the best of four on a payment_bonus log
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
+    pessimism: float = 0.0  # standard deviations between members by which gains are lowered
     risk: float = 0.05  # accepted probability that estimation error makes the plan overspend
+    pacing: bool = False  # solve the mixture again every morning for the money that is left
+    workers: int = 0  # threads; 0: as many as there are cores. Results do not depend on it
     device: str = "cpu"
     progress: bool = True  # show progress bars on a terminal
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """What the learned policies are worth, by price; the last price is inf: no incentives."""
-
-    price: Array  # (G,)
-    reward: Array  # (G,) per user per campaign
-    cost: Array  # (G,) currency per user per campaign
-    reward_error: Array  # (G,) standard errors
-    cost_error: Array  # (G,)
-
-
-class BestResponse:
-    """The greedy policy of one price."""
-
-    def __init__(
-        self,
-        values: ActionValues,
-        head: int,
-        price: float,
-        n_actions: int,
-        support: Support | None = None,
-    ) -> None:
-        self.values, self.head, self.price, self.n_actions = values, head, price, n_actions
-        self.support = support
-
-    @torch.no_grad()
-    def probs(self, view: DayView) -> Array:
-        price = torch.tensor([self.price], dtype=torch.float32)
-        action = np.zeros(len(view.obs), dtype=np.int64)
-        if np.isfinite(self.price):
-            obs = torch.as_tensor(np.ascontiguousarray(view.obs))
-            for rows in torch.arange(len(obs)).split(8192):
-                q = self.values.mean(obs[rows], view.day, self.head)
-                allowed = self.support.allowed(obs[rows], view.day) if self.support else None
-                action[rows.numpy()] = greedy(q, price, allowed)[:, 0].numpy()
-        return np.asarray(np.eye(self.n_actions)[action])
 
 
 @dataclass(frozen=True)
@@ -108,74 +85,66 @@ class Model:
 
     config: Config
     frontier: Frontier
-    values: ActionValues = field(repr=False)
+    members: tuple[FactoredMember | PlainMember, ...] = field(repr=False)
     n_actions: int
     horizon: int
     n_obs: int
     support: Support | None = field(default=None, repr=False)  # None: the log tried everything
 
-    def policy(self, budget: float) -> MixedPolicy:
-        """The best mixture of at most two policies at a budget (currency per user per campaign).
+    def policy(self, budget: float, contacts: float = np.inf) -> Policy:
+        """The best mixture of at most m + 1 policies at a budget.
+
+        Args:
+            budget: currency per user per campaign.
+            contacts: cap on the mean number of incentives per user per campaign.
 
         Raises:
-            ValueError: if the budget is below the cost of giving no incentives.
+            ValueError: if a limit is below what giving no incentives takes, or contacts are capped
+                though `Config.contacts` did not ask for their price.
         """
-        mixture = self._mixture(budget)
-        f = self.frontier
-        used = np.flatnonzero(mixture.weight).tolist()
-        parts = [
-            BestResponse(self.values, k, f.price[k], self.n_actions, self.support) for k in used
-        ]
-        return MixedPolicy(parts, mixture.weight[used])
-
-    def forecast(self, budget: float) -> Forecast:
-        """What the model expects of `policy(budget)`, with errors and certificate."""
-        mixture, f = self._mixture(budget), self.frontier
-        w = mixture.weight
-        finite = np.where(np.isinf(f.price), 0, f.price)
-        limit = np.multiply(finite, budget, where=finite > 0, out=np.zeros(len(finite)))
-        bounds = np.where(np.isinf(f.price), np.inf, limit + f.reward - finite * f.cost)
-        reward = float(w @ f.reward)
-        return Forecast(
-            reward=reward,
-            reward_error=float(w @ f.reward_error),
-            cost=float(w @ f.cost),
-            cost_error=float(w @ f.cost_error),
-            bound=max(float(bounds.min()), reward),
-            baseline=float(f.reward[-1]),
-            prices=tuple(f.price[w > 0].tolist()),
-            weights=tuple(w[w > 0].tolist()),
+        weight = self.frontier.mix(self._limits(budget, contacts)).weight
+        used = np.flatnonzero(weight)
+        responder = self.responder
+        plan = MixedPolicy(
+            [BestResponse(responder, k, self.n_actions) for k in used.tolist()], weight[used]
         )
+        if not self.config.pacing:
+            return plan
+        return PacedMixture(plan, responder, self.frontier, self.n_actions)
+
+    def forecast(self, budget: float, contacts: float = np.inf) -> Forecast:
+        """What the model expects of `policy(budget, contacts)`, with errors and certificate."""
+        return self.frontier.forecast(self._limits(budget, contacts))
+
+    @property
+    def responder(self) -> Responder:
+        prices = torch.tensor(self.frontier.price, dtype=torch.float32)
+        values = ActionValues(self.members)
+        return Responder(values, prices, self.support, self.config.pessimism)
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `model.json`."""
         tensors: dict[str, Tensor] = {}
-        for e, (outcomes, days) in enumerate(
-            zip(self.values.outcomes, self.values.following, strict=True)
-        ):
-            tensors |= files.prefixed(f"outcomes.{e}", outcomes)
-            for t, net in enumerate(days):
-                tensors |= files.prefixed(f"next.{e}.{t}", net)
+        for e, member in enumerate(self.members):
+            tensors |= {f"member.{e}.{k}": v for k, v in member.state().items()}
         if self.support is not None:
             tensors |= files.prefixed("support", self.support)
+        arrays = {k: np.asarray(v).tolist() for k, v in asdict(self.frontier).items()}
         meta = {
             "config": asdict(self.config),
-            "frontier": {k: v.tolist() for k, v in asdict(self.frontier).items()},
+            "frontier": arrays,
             "n_actions": self.n_actions,
             "horizon": self.horizon,
             "n_obs": self.n_obs,
-            "n_basis": self.values.outcomes[0].basis.shape[1],
         }
         files.save_model(folder, "mixed_policy", tensors, meta)
 
-    def _mixture(self, budget: float):  # type: ignore[no-untyped-def]
-        if not budget >= 0:
-            raise ValueError(f"budget = {budget!r}: allowed are numbers of at least 0")
-        f = self.frontier
-        margin = NormalDist().inv_cdf(1 - self.config.risk) * f.cost_error
-        # Giving nothing is no estimate: its cost is what the log says, without a margin.
-        margin[-1] = 0.0
-        return solve_master(np.stack([f.reward, f.cost + margin], axis=1), budget)
+    def _limits(self, budget: float, contacts: float) -> tuple[float, ...]:
+        if self.config.contacts:
+            return budget, contacts
+        if contacts != np.inf:
+            raise ValueError(f"contacts = {contacts!r}: allowed is inf; train with contacts=True")
+        return (budget,)
 
 
 def fit(
@@ -186,88 +155,69 @@ def fit(
     Args:
         track: receives learning curves, like TensorBoard's `add_scalar`.
     """
-    data = panel(log, config.device)
-    generator = torch.Generator().manual_seed(seed)
-    fold = torch.randperm(data.n_users, generator=generator) % config.folds
-    outcomes = [
-        fit_outcomes(
-            data,
-            ((fold != f) | (config.folds == 1)).nonzero()[:, 0],
-            width=config.width,
-            epochs=config.outcome_epochs,
-            seed=seed * 1000 + f,
-            track=track,
-            tag=f"outcomes/member_{f}",
-            progress=f"outcome model {f + 1}/{config.folds}" if config.progress else None,
-        )
-        for f in range(config.folds)
-    ]
+    data, workers = panel(log, config.device), config.workers or os.cpu_count() or 1
+    fold = torch.randperm(data.n_users, generator=torch.Generator().manual_seed(seed))
+    fold = fold % config.folds
+    # One member is enough to choose prices; the factored oracle needs one for every fold.
+    outcomes = fit_members(
+        data, fold, config.folds if config.oracle == "factored" else 1, workers=workers, seed=seed,
+        width=config.width, epochs=config.outcome_epochs, track=track, progress=config.progress,
+    )  # fmt: skip
     support = fit_support(
         log, data, least=config.least_support, seed=seed, track=track,
         progress="support" if config.progress else None,
     )  # fmt: skip
-    prices = choose_prices(data, outcomes[0], config, seed, support)
-    values, first = backward_pass(
-        data, fold, outcomes, greedy_choice(prices, _allowed(data, support)), len(prices),
-        width=config.width, steps=config.steps, batch=config.batch, lr=config.learning_rate,
-        seed=seed, track=track, progress="best responses" if config.progress else None,
-    )  # fmt: skip
-    frontier = _frontier(first, fold, prices)
-    for g in range(len(prices)):
-        track("frontier/reward", frontier.reward[g], g)
-        track("frontier/cost", frontier.cost[g], g)
-    n_obs = data.obs.shape[-1]
-    return Model(config, frontier, values, data.n_actions, data.horizon, n_obs, support)
-
-
-def _allowed(data: Panel, support: Support | None) -> Callable[[slice, int], Tensor] | None:
-    """Which incentives the log supports for its own users."""
-    return None if support is None else lambda r, day: support.allowed(data.obs[r, day], day)
-
-
-def choose_prices(
-    data: Panel,
-    outcomes: OutcomeModel,
-    config: Config,
-    seed: int,
-    support: Support | None = None,
-) -> Tensor:
-    """Prices at which spending falls geometrically from unconstrained to 1 %, then inf.
-
-    A rough backward pass on a few users over a wide grid shows what each price would spend. The
-    wide grid is centred on what a unit of money earns on the same day.
-    """
-    users = torch.randperm(data.n_users, generator=torch.Generator().manual_seed(seed))[:6000]
-    few = data.take(users)
-    wide = _day_price(few, outcomes) * torch.logspace(-2.5, 1.8, 18)
-    wide = torch.cat([torch.zeros(1), wide])
-    _, first = backward_pass(
-        few, torch.zeros(few.n_users, dtype=torch.long), [outcomes],
-        greedy_choice(wide, _allowed(few, support)), len(wide),
-        width=64, joint=48, steps=30, batch=1024, seed=seed,
+    allowed, uses = support and support.allowed, limited(data, config)
+    prices = choose_prices(
+        data, outcomes[0], uses, config.prices, seed, allowed,
         progress="price range" if config.progress else None,
     )  # fmt: skip
-    # Spending must fall with the price; a rough pass may disagree with itself by a little.
-    spend = first[:, 1].mean(0).double().numpy()
-    spend = np.minimum.accumulate(np.maximum(spend, 1e-6 * abs(spend[0]) + 1e-12))
-    wanted = np.geomspace(0.9, 0.01, config.prices - 1) * spend[0]
-    log_price = np.interp(-np.log(wanted), -np.log(spend[1:]), np.log(wide[1:].numpy()))
-    grid = np.unique(np.concatenate([[0.0], np.exp(log_price), [np.inf]]))
-    return torch.tensor(grid, dtype=torch.float32)
+    members = _members(data, outcomes, uses, len(prices), config, seed)
+    first = backward_pass(
+        data, fold, members, greedy_choice(prices, allowed, config.pessimism),
+        (1 + prices.shape[1], len(prices)), pooled=min(config.pooled, 2 * data.n_users),
+        seed=seed, workers=workers, track=track,
+        progress="best responses" if config.progress else None,
+    )  # fmt: skip
+    frontier = _frontier(log, first, fold, prices, config.risk)
+    for g, (reward, cost, *_) in enumerate(frontier.value):
+        track("frontier/reward", reward, g)
+        track("frontier/cost", cost, g)
+    sizes = data.n_actions, data.horizon, data.obs.shape[-1]
+    return Model(config, frontier, tuple(members), *sizes, support)
 
 
-def _day_price(data: Panel, outcomes: OutcomeModel) -> float:
-    """Reward that one unit of money buys on the day it is offered, over all incentives."""
-    rows = data.user_days()[:: data.horizon + 1]  # every weekday in turn
-    user, day = rows // data.horizon, rows % data.horizon
-    with torch.no_grad():
-        reward, cost = outcomes(data.obs[user, day], day).mean()
-    gain = (reward[:, 1:] - reward[:, :1]).abs().mean()
-    extra = (cost[:, 1:] - cost[:, :1]).abs().mean()
-    return float(gain / extra.clamp(min=1e-9)) or 1.0
+def limited(data: Panel, config: Config) -> Tensor:
+    """(K, m - 1) what each incentive takes of the limits other than money."""
+    contact = (torch.arange(data.n_actions, device=data.obs.device) > 0).float()[:, None]
+    return contact[:, : int(config.contacts)]
 
 
-def _frontier(first: Tensor, fold: Tensor, prices: Tensor) -> Frontier:
+def _members(
+    data: Panel,
+    outcomes: list[OutcomeModel],
+    uses: Tensor,
+    n_heads: int,
+    config: Config,
+    seed: int,
+) -> list[FactoredMember | PlainMember]:
+    schedule = Schedule(config.steps, config.batch, config.learning_rate)
+    width, seeds = config.width, range(seed * 1000, seed * 1000 + config.folds)
+    if config.oracle == "factored":
+        return [
+            FactoredMember(o, uses, n_heads, width=width, schedule=schedule, seed=s)
+            for o, s in zip(outcomes, seeds, strict=True)
+        ]
+    n_obs, horizon = data.obs.shape[-1], data.horizon
+    return [
+        PlainMember(n_obs, horizon, uses, n_heads, width=width, schedule=schedule, seed=s)
+        for s in seeds
+    ]
+
+
+def _frontier(
+    log: LoggedDataset, first: Tensor, fold: Tensor, prices: Tensor, risk: float
+) -> Frontier:
     """Means of V[0] over users; errors over users and between the members that judged them."""
     v = first.double()
     mean, error = v.mean(0), v.std(0) / len(v) ** 0.5
@@ -275,32 +225,31 @@ def _frontier(first: Tensor, fold: Tensor, prices: Tensor) -> Frontier:
     if folds > 1:
         by_fold = torch.stack([v[fold == f].mean(0) for f in range(folds)])
         error = (error**2 + by_fold.var(0) / folds).sqrt()
-    (reward, cost), (reward_error, cost_error) = mean.numpy(), error.numpy()
+    value = mean.T.numpy()
     # Networks round to single precision: without this, giving nothing would break a budget of 0.
-    cost = np.where(cost < 1e-6 * cost.max(), 0.0, cost)
-    return Frontier(prices.double().numpy(), reward, cost, reward_error, cost_error)
+    cost = value[:, 1:]
+    value[:, 1:] = np.where(cost < 1e-6 * cost.max(axis=0), 0.0, cost)
+    logged, logged_error = _logged(log, value.shape[1] - 1)
+    price = prices.double().numpy()
+    return Frontier(price, value, error.T.numpy(), logged, logged_error, risk)
+
+
+def _logged(log: LoggedDataset, m: int) -> tuple[Array, Array]:
+    """(1 + m,) campaign means per user of the log, and their standard errors."""
+    measured = (log.reward, log.cost, log.action > 0)[: 1 + m]
+    total = np.stack([np.where(log.valid, x, 0).sum(axis=1) for x in measured], axis=1)
+    return total.mean(axis=0), total.std(axis=0) / len(total) ** 0.5
 
 
 def load(folder: str | Path) -> Model:
     """Read a model that `Model.save` wrote."""
     meta, tensors = files.read_meta(folder), files.read_tensors(folder)
     config = Config(**meta["config"])
-    frontier = Frontier(**{k: np.array(v, dtype=float) for k, v in meta["frontier"].items()})
+    frontier = Frontier.from_lists(meta["frontier"])
     n_actions, horizon, n_obs = meta["n_actions"], meta["horizon"], meta["n_obs"]
-    outcomes, following = [], []
-    for e in range(config.folds):
-        model = OutcomeModel(n_obs, n_actions, meta["n_basis"], horizon, config.width)
-        model.load_state_dict(files.under(f"outcomes.{e}", tensors))
-        outcomes.append(model.eval().requires_grad_(False))
-        days = []
-        for t in range(horizon - 1):
-            state = files.under(f"next.{e}.{t}", tensors)
-            net = NextValue(
-                n_obs + 3, n_actions, len(frontier.price), config.width, state["shift"].shape[2]
-            )
-            net.load_state_dict(state)
-            days.append(net.eval().requires_grad_(False))
-        following.append(days)
-    values = ActionValues(outcomes, following, len(frontier.price))
+    kind = FactoredMember if config.oracle == "factored" else PlainMember
+    members = tuple(
+        kind.rebuild(files.under(f"member.{e}", tensors), horizon) for e in range(config.folds)
+    )
     support = load_support(tensors, n_obs, n_actions, horizon, config.least_support)
-    return Model(config, frontier, values, n_actions, horizon, n_obs, support)
+    return Model(config, frontier, members, n_actions, horizon, n_obs, support)

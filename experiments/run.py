@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -71,16 +72,35 @@ def budgets(setting: Setting) -> tuple[float, ...]:
 
 
 class Judge:
-    """Evaluates policies of one setting on the same fresh users, beside their exact optimum."""
+    """Evaluates policies of one setting on the same fresh users, beside their exact optimum.
 
-    def __init__(self, setting: Setting, progress: bool = True) -> None:
+    Args:
+        truth: file that keeps the exact optimum, which takes minutes, for the next judge.
+    """
+
+    def __init__(self, setting: Setting, progress: bool = True, truth: Path | None = None) -> None:
         self.setting, self.config = setting, campaign(setting)
         self.budgets = budgets(setting)
         self.bar = tqdm(desc="judging", unit="campaign", disable=None if progress else True)
         self.idle = self.evaluate(ConstantPolicy(0, self.config.n_actions))
-        self.best: Optimum = optimum(
-            self.config, self.budgets, n_users=setting.test_users, seeds=setting.test_seeds
-        )
+        self.best = self._optimum(truth)
+
+    def _optimum(self, truth: Path | None) -> Optimum:
+        s = self.setting
+        asked: Any = {
+            "campaign": asdict(self.config), "budgets": self.budgets,
+            "users": s.test_users, "seeds": s.test_seeds,
+        }  # fmt: skip
+        asked = json.loads(json.dumps(asked))
+        if truth is not None and truth.exists():
+            kept = json.loads(truth.read_text())
+            if kept["asked"] == asked:
+                return Optimum(*(np.array(kept[name]) for name in ("budget", "best", "idle")))
+        best = optimum(self.config, self.budgets, n_users=s.test_users, seeds=s.test_seeds)
+        if truth is not None:
+            arrays = {name: value.tolist() for name, value in asdict(best).items()}
+            write_json(truth, {"asked": asked, **arrays})
+        return best
 
     def evaluate(self, policy: Policy | Reference, budget: float = np.inf) -> Evaluation:
         s = self.setting
@@ -94,9 +114,8 @@ class Judge:
     def row(self, i: int, policy: Policy | Reference) -> dict[str, Any]:
         """What the policy for budget `i` is worth, without and with the hard limit."""
         budget = self.budgets[i]
-        free, held = self.evaluate(policy), self.evaluate(policy, budget)
+        free = self.evaluate(policy)
         value, error = score(free, self.idle, self.best, i)
-        held_value, held_error = score(held, self.idle, self.best, i)
         return {
             "budget": budget,
             "budget_share": self.setting.budget_shares[i],
@@ -108,10 +127,19 @@ class Judge:
             "cost": float(free.cost.mean()),
             "spend_share": float(free.cost.mean()) / budget,
             "spend_share_error": free.cost_error / budget,
-            "score_hard_limit": held_value,
-            "score_hard_limit_error": held_error,
-            "spend_share_hard_limit": float(held.cost.mean()) / budget,
-            "refused_share": float(held.refused.mean()),
+            **(self.held(i, policy) if self.setting.hard_limit else {}),
+        }
+
+    def held(self, i: int, policy: Policy | Reference) -> dict[str, Any]:
+        """What it is worth if the simulator enforces the budget."""
+        budget = self.budgets[i]
+        found = self.evaluate(policy, budget)
+        value, error = score(found, self.idle, self.best, i)
+        return {
+            "score_hard_limit": value,
+            "score_hard_limit_error": error,
+            "spend_share_hard_limit": float(found.cost.mean()) / budget,
+            "refused_share": float(found.refused.mean()),
         }
 
 
@@ -142,8 +170,13 @@ def run(
     config: Mapping[str, Any] | None = None,
     log: LoggedDataset | None = None,
     judge: Judge | None = None,
+    row: str | None = None,
 ) -> dict[str, Any]:
-    """Train one method on one log and judge it at every budget; writes `out`.json."""
+    """Train one method on one log and judge it at every budget; writes `out`.json.
+
+    Args:
+        row: name of the row that the result is for, if it is not the method's own.
+    """
     folder = out.with_suffix("")
     log = collect(setting, seed) if log is None else log
     model, seconds = train(name, log, config or {}, seed, folder)
@@ -151,14 +184,14 @@ def run(
     rows = []
     for i, budget in enumerate(judge.budgets):
         policy, believed = model.policy(budget), model.forecast(budget)
-        row = judge.row(i, policy)
-        row["forecast"] = {**asdict(believed), "gap": believed.gap}
-        row["policies"] = len(believed.weights) or 1
-        row.update(example(judge, policy))
-        rows.append(row)
+        found = judge.row(i, policy)
+        found["forecast"] = {**asdict(believed), "gap": believed.gap, "safe": believed.safe}
+        found["policies"] = len(believed.weights) or 1
+        found.update(example(judge, policy))
+        rows.append(found)
     result = {
         "setting": asdict(setting),
-        "method": name,
+        "method": row or name,
         "config": asdict(method(name).Config(**(config or {}))),
         "seed": seed,
         "rows": rows,

@@ -24,6 +24,7 @@ class Setting:
     test_users: int = 1_000  # fresh users per evaluation seed
     test_seeds: tuple[int, ...] = tuple(range(1_000, 1_010))
     repeats: int = 4  # campaigns of the same users with other luck
+    hard_limit: bool = True  # judge under an enforced budget too
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,11 @@ class Suite:
     """A table: every method on every setting with every training seed."""
 
     settings: tuple[Setting, ...]
-    methods: tuple[str, ...]
+    methods: tuple[str, ...]  # rows of the table
     seeds: tuple[int, ...] = (0,)
-    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # settings by row
+    variants: Mapping[str, str] = field(default_factory=dict)  # row -> method, where they differ
+    references: bool = True  # simulate the exact optimum and the perfect myopic policy too
 
 
 PRESETS = ("payment_bonus", "short_video_coins", "food_coupons", "grocery")
@@ -50,11 +53,34 @@ DEMO = Suite(
     methods=METHODS,
 )  # fmt: skip
 
-_FIRST: tuple[tuple[Behaviour, str], ...] = (
-    *(("random", name) for name in PRESETS),
+_LOGS: tuple[tuple[Behaviour, str], ...] = (
+    ("random", "payment_bonus"),
+    ("random", "short_video_coins"),
+    ("random", "food_coupons"),
     ("production", "payment_bonus"),
     ("production", "food_coupons"),
+    ("random", "grocery"),
 )
+
+
+def _judged(name: str, preset: str, **changes: Any) -> Setting:
+    """A setting on 20 fresh populations of 500 users, two campaigns each."""
+    return Setting(
+        name, preset, test_users=500, test_seeds=tuple(range(1_000, 1_020)), repeats=2,
+        hard_limit=False, **changes,
+    )  # fmt: skip
+
+
+# Parts of the main method, each switched off alone.
+_PARTS: dict[str, dict[str, Any]] = {
+    "mixed_policy": {},
+    "plain oracle": {"oracle": "plain"},
+    "no cross-fitting": {"folds": 1},
+    "two members": {"folds": 2},
+    "no pooling of days": {"pooled": 0},
+    "seven prices": {"prices": 7},
+    "no margin": {"risk": 0.5},
+}
 
 SUITES = {
     "toy": Suite(
@@ -66,21 +92,53 @@ SUITES = {
         ),
         methods=METHODS,
         configs={
-            "mixed_policy": {"steps": 40, "width": 32, "prices": 8},
+            "mixed_policy": {"folds": 2, "steps": 40, "width": 32, "prices": 8},
             "greedy_uplift": {"width": 32},
         },
     ),
     "demo": DEMO,
-    # The first table: every preset under random logs, two under production-like ones.
-    "first": Suite(
+    # Every preset under random logs, two under production-like ones.
+    "main": Suite(
         settings=tuple(
-            Setting(
-                f"{name}-{behaviour}", name, behaviour=behaviour,
-                test_users=500,
-                test_seeds=tuple(range(1_000, 1_020)), repeats=2,
-            )
-            for behaviour, name in _FIRST
+            _judged(f"{name}-{behaviour}", name, behaviour=behaviour) for behaviour, name in _LOGS
         ),
         methods=METHODS,
+        seeds=tuple(range(10, 30)),
+    ),
+    # The main method by the number of logged users.
+    "size": Suite(
+        settings=tuple(
+            _judged(f"payment_bonus-{n // 1000}k", "payment_bonus", log_users=n)
+            for n in (10_000, 25_000, 50_000, 100_000, 200_000, 400_000)
+        ),
+        methods=("mixed_policy",),
+        seeds=tuple(range(10, 20)),
+        references=False,
+    ),
+    # ... by the share of users' differences that nothing observed explains.
+    "hidden": Suite(
+        settings=tuple(
+            _judged(
+                f"payment_bonus-{share}%", "payment_bonus", overrides={"unobserved": share / 100}
+            )
+            for share in (0, 20, 50)
+        ),
+        methods=METHODS,
+        seeds=tuple(range(10, 20)),
+        references=False,
+    ),
+    "ablation": Suite(
+        settings=(
+            _judged("payment_bonus", "payment_bonus", log_users=20_000),
+            _judged(
+                "payment_bonus-production", "payment_bonus", behaviour="production",
+                log_users=20_000,
+            ),
+        ),
+        methods=tuple(_PARTS),
+        configs=_PARTS,
+        variants=dict.fromkeys(_PARTS, "mixed_policy"),
+        seeds=tuple(range(10, 20)),
+        references=False,
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.methods import method
 from experiments.results import ROOT
 from experiments.settings import SUITES, Setting, Suite
+from experiments.table import REFERENCES
 
 
 @dataclass(frozen=True)
@@ -34,50 +36,56 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """All runs of one setting: they share its logs and its exact optimum."""
+    """Runs of one setting that share a log."""
 
     setting: Setting
-    runs: tuple[tuple[str, int], ...]  # (method, seed) not yet done
-    configs: dict[str, dict[str, Any]]
+    rows: tuple[str, ...]  # not yet done
+    seed: int
+    suite: Suite
     folder: Path
 
 
 def jobs(suite: Suite, folder: Path) -> list[Job]:
-    """What is left to do."""
-    configs = {name: dict(c) for name, c in suite.configs.items()}
+    """What is left to do: the first seed of every setting, then the next."""
     return [
-        Job(setting, tuple(missing), configs, folder / setting.name)
+        Job(setting, rows, seed, suite, folder / setting.name)
+        for seed in suite.seeds
         for setting in suite.settings
-        if (missing := _missing(suite, folder / setting.name))
+        if (rows := _missing(suite, folder / setting.name, seed))
     ]
 
 
-def _missing(suite: Suite, folder: Path) -> list[tuple[str, int]]:
-    wanted = [(m, s) for s in suite.seeds for m in suite.methods]
-    open_runs = [(m, s) for m, s in wanted if not (folder / f"{m}-{s}.json").exists()]
-    references = all((folder / f"{r}.json").exists() for r in ("oracle", "perfect_myopic"))
-    return open_runs if references else [("references", 0), *open_runs]
+def _missing(suite: Suite, folder: Path, seed: int) -> tuple[str, ...]:
+    """Rows without a result; references have one for all seeds."""
+    files = {row: folder / f"{row}-{seed}.json" for row in suite.methods}
+    if suite.references and seed == suite.seeds[0]:
+        files = {row: folder / f"{row}.json" for row in REFERENCES} | files
+    return tuple(row for row, path in files.items() if not path.exists())
 
 
 def work(job: Job) -> str:
     """Do the runs of one job (in a process of its own)."""
     from experiments.run import Judge, collect, references, run
 
-    judge = None
-    logs: dict[int, Any] = {}
-    for name, seed in job.runs:
-        if name == "references":
-            references(job.setting, job.folder, progress=False)
-            continue
-        judge = judge or Judge(job.setting, progress=False)
-        if seed not in logs:
-            logs = {seed: collect(job.setting, seed)}
-        config = {"progress": False} | job.configs.get(name, {})
-        run(
-            job.setting, name, seed, job.folder / f"{name}-{seed}.json",
-            config=config, log=logs[seed], judge=judge,
-        )  # fmt: skip
-    return job.setting.name
+    if set(job.rows) & set(REFERENCES):
+        references(job.setting, job.folder, progress=False)
+    rows = [row for row in job.rows if row not in REFERENCES]
+    if rows:
+        judge = Judge(job.setting, progress=False, truth=job.folder / "truth.json")
+        log = collect(job.setting, job.seed)
+    for row in rows:
+        module = job.suite.variants.get(row, row)
+        config = {**_alone(module), **job.suite.configs.get(row, {})}
+        out = job.folder / f"{row}-{job.seed}.json"
+        run(job.setting, module, job.seed, out, config=config, log=log, judge=judge, row=row)
+    return f"{job.setting.name}, seed {job.seed}"
+
+
+def _alone(module: str) -> dict[str, Any]:
+    """Settings of a method that runs beside others: no progress bar, one thread."""
+    alone = {"progress": False, "workers": 1}
+    known = {f.name for f in fields(method(module).Config)}
+    return {name: value for name, value in alone.items() if name in known}
 
 
 def sweep(suite: Suite, folder: Path, workers: int) -> None:
@@ -91,9 +99,10 @@ def sweep(suite: Suite, folder: Path, workers: int) -> None:
     # Fresh processes: a forked torch may hang on its parent's threads.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(work, job): job for job in todo}
-        for done in tqdm(as_completed(running), total=len(running), desc="settings"):
+        for done in tqdm(as_completed(running), total=len(running), desc="settings x seeds"):
             if error := done.exception():
-                failed.append(f"{running[done].setting.name}: {error!r}")
+                job = running[done]
+                failed.append(f"{job.setting.name}, seed {job.seed}: {error!r}")
     if failed:
         raise RuntimeError("failed runs:\n" + "\n".join(failed))
 

@@ -178,7 +178,7 @@ def _method_row(method: str, runs: Sequence[Run]) -> list[str]:
         "–" if is_reference else f"{len(runs)}{spread}",
         " / ".join(f"{100 * v:.0f}" for v in column(runs, "spend_share").mean(axis=0)),
         _plus_minus(*(part.mean() for part in pooled(runs, "score_hard_limit"))),
-        f"{100 * column(runs, 'refused_share').mean():.1f}",
+        _number(100 * column(runs, "refused_share").mean()),
         "–" if is_reference else f"{np.nanmax(column(runs, 'policies')):.0f}",
         "–" if is_reference else f"{np.mean([run['seconds'] for run in runs]):.0f}",
     ]
@@ -211,7 +211,12 @@ def _made_by(settings: Mapping[Path, Sequence[Run]]) -> str:
 
 
 def _plus_minus(value: float, error: float) -> str:
-    return f"{value:.1f}" if np.isnan(error) else f"{value:.1f} ± {1.96 * error:.1f}"
+    return _number(value) if np.isnan(error) else f"{value:.1f} ± {1.96 * error:.1f}"
+
+
+def _number(value: float) -> str:
+    """A dash where nothing was measured."""
+    return "–" if np.isnan(value) else f"{value:.1f}"
 
 
 def _name(method: str) -> str:

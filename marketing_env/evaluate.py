@@ -32,6 +32,7 @@ class Evaluation:
 
     reward: Array  # (seeds,) per user per campaign
     cost: Array  # (seeds,) currency per user per campaign
+    contacts: Array  # (seeds,) incentives offered per user per campaign
     refused: Array  # (seeds,) share of wanted offers that the hard budget refused
     seeds: tuple[int, ...]
 
@@ -78,9 +79,10 @@ def evaluate(
                 sums += d.reward.sum(), d.cost.sum(), d.refused.sum(), (d.action > 0).sum()
         reward, cost, refused, offered = sums
         campaigns = n_users * repeats
-        rows.append((reward / campaigns, cost / campaigns, refused / max(refused + offered, 1)))
-    reward, cost, refused = np.array(rows).T
-    return Evaluation(reward, cost, refused, seeds)
+        means = reward / campaigns, cost / campaigns, offered / campaigns
+        rows.append((*means, refused / max(refused + offered, 1)))
+    reward, cost, contacts, refused = np.array(rows).T
+    return Evaluation(reward, cost, contacts, refused, seeds)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ class Estimate:
     reward_error: float  # standard error over users
     cost: float  # currency
     cost_error: float
+    contacts: float  # incentives offered per user per campaign
+    contacts_error: float
     effective_users: float  # (sum of weights)^2 / sum of squared weights, on the last day
 
 
@@ -38,9 +40,9 @@ def replay(policy: Policy, log: LoggedDataset, q: Array | None = None) -> dict[s
     - `fitted_q`: mean of V(s_0).
 
     Args:
-        q: (n, T, K, 2) reward- and cost-to-go of the policy from an evaluation that did not learn
-            from the same users (`agents.common.ope.fitted_q_evaluation` cross-fits them). Without
-            it the last two estimators are left out.
+        q: (n, T, K, 3) reward-, cost- and contacts-to-go of the policy from an evaluation that did
+            not learn from the same users (`agents.common.ope.fitted_q_evaluation` cross-fits
+            them). Without it the last two estimators are left out.
 
     Raises:
         ValueError: if the log was collected under a hard budget that refused offers (a refused
@@ -52,13 +54,14 @@ def replay(policy: Policy, log: LoggedDataset, q: Array | None = None) -> dict[s
             " propensities; collect the log without a budget"
         )
     n, horizon, k = log.n_users, log.horizon, log.n_actions
-    if q is not None and q.shape != (n, horizon, k, 2):
-        raise ValueError(f"q has shape {q.shape}: allowed is ({n}, {horizon}, {k}, 2)")
+    if q is not None and q.shape != (n, horizon, k, 3):
+        raise ValueError(f"q has shape {q.shape}: allowed is ({n}, {horizon}, {k}, 3)")
     probs = _probs(policy, log)
     taken = np.take_along_axis(probs, log.action[..., None].astype(np.int64), axis=2)[..., 0]
     ratio = np.where(log.valid, taken / np.where(log.valid, log.propensity, 1), 1.0)
     weight = np.cumprod(ratio, axis=1)
-    outcome = np.where(log.valid[..., None], np.stack([log.reward, log.cost], axis=-1), 0.0)
+    measured = np.stack([log.reward, log.cost, log.action > 0], axis=-1)
+    outcome = np.where(log.valid[..., None], measured, 0.0)
     ess = _effective(weight[:, -1])
     found = {
         "logged": _estimate("logged", outcome.sum(axis=1), n),
@@ -87,7 +90,7 @@ def _probs(policy: Policy, log: LoggedDataset) -> Array:
 
 
 def _temporal_errors(log: LoggedDataset, outcome: Array, value: Array, logged_q: Array) -> Array:
-    """(n, T, 2) m_t + V(next valid day) - Q(s_t, a_t); 0 on days the user was not there."""
+    """(n, T, 3) m_t + V(next valid day) - Q(s_t, a_t); 0 on days the user was not there."""
     following = np.zeros_like(value[:, 0])
     errors = np.zeros_like(outcome)
     for day in reversed(range(log.horizon)):
@@ -98,7 +101,7 @@ def _temporal_errors(log: LoggedDataset, outcome: Array, value: Array, logged_q:
 
 
 def _first_values(log: LoggedDataset, value: Array) -> Array:
-    """(n, 2) value on the first day each user was there."""
+    """(n, 3) value on the first day each user was there."""
     first = log.valid.argmax(axis=1)
     ever = np.any(log.valid, axis=1, keepdims=True)
     return np.where(ever, value[np.arange(log.n_users), first], 0.0)
@@ -106,16 +109,21 @@ def _first_values(log: LoggedDataset, value: Array) -> Array:
 
 def _estimate(name: str, per_user: Array, effective: float) -> Estimate:
     n = len(per_user)
-    reward, cost = per_user.mean(axis=0)
-    errors = np.std(per_user, axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(2, math.nan)
-    return Estimate(name, float(reward), float(errors[0]), float(cost), float(errors[1]), effective)
+    means = per_user.mean(axis=0)
+    errors = np.std(per_user, axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(3, math.nan)
+    reward, cost, contacts = means.tolist()
+    reward_error, cost_error, contacts_error = errors.tolist()
+    return Estimate(
+        name, reward, reward_error, cost, cost_error, contacts, contacts_error, effective
+    )
 
 
 def _self_normalised(weight: Array, outcome: Array, effective: float) -> Estimate:
     """Weights divided by their daily mean; errors by the delta method."""
     mean = weight.mean(axis=0)
     if not (mean > 0).all():
-        return Estimate("self_normalised", *(math.nan,) * 4, effective)
+        nan = math.nan
+        return Estimate("self_normalised", nan, nan, nan, nan, nan, nan, effective)
     share = (weight / mean)[..., None]
     daily = (share * outcome).mean(axis=0)
     influence = (share * (outcome - daily)).sum(axis=1)

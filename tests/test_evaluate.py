@@ -151,7 +151,7 @@ def test_optimum_is_a_close_bound_for_the_users_of_each_seed() -> None:
 
 def made(reward: list[float], cost: list[float]) -> Evaluation:
     n = len(reward)
-    return Evaluation(np.array(reward), np.array(cost), np.zeros(n), tuple(range(n)))
+    return Evaluation(np.array(reward), np.array(cost), np.zeros(n), np.zeros(n), tuple(range(n)))
 
 
 def test_score_is_the_share_of_the_possible_gain() -> None:

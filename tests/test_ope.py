@@ -66,7 +66,7 @@ def test_a_user_of_a_mixture_has_the_values_of_his_own_policy(log: LoggedDataset
 def test_shape_seed_and_the_last_day(log: LoggedDataset) -> None:
     few = log.take(slice(0, 300))
     runs = [fitted_q_evaluation(RandomPolicy(K), few, width=8, steps=5, seed=s) for s in (4, 4, 5)]
-    assert runs[0].shape == (300, CONFIG.horizon, K, 2)
+    assert runs[0].shape == (300, CONFIG.horizon, K, 3)
     assert np.array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0], runs[2])
     last = runs[0][:, -1]

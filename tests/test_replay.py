@@ -47,29 +47,36 @@ def leave(log: LoggedDataset, rate: float, seed: int) -> LoggedDataset:
 
 
 def truth(policy: Policy, rate: float) -> Array:
-    """(2,) reward and cost, by simulation of users who leave at the same rate."""
+    """(3,) reward, cost and contacts, by simulation of users who leave at the same rate."""
     log = rollout(policy, CONFIG, 100_000, seed=10**6)
     stays = (1 - rate) ** np.arange(T)
-    return np.array([log.reward.mean(axis=0) @ stays, log.cost.mean(axis=0) @ stays])
+    return np.array([x.mean(axis=0) @ stays for x in (log.reward, log.cost, log.action > 0)])
+
+
+def numbers(e: Estimate) -> tuple[float, float, float]:
+    return e.reward, e.cost, e.contacts
 
 
 def wrong_q(log: LoggedDataset) -> Array:
     """Action values that know nothing of the outcomes, and are far off."""
-    noise = np.random.default_rng(5).normal(2.0, 0.5, (T, K, 2))
+    noise = np.random.default_rng(5).normal(2.0, 0.5, (T, K, 3))
     return noise + log.obs[:, :-1, 0, None, None] * noise[::-1]
 
 
 @pytest.fixture(scope="module", params=[(name, rate) for name in POLICIES for rate in (0.0, 0.3)])
 def replayed(request: pytest.FixtureRequest) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-    """Truth (2,), and per estimator (logs, 2) values and errors."""
+    """Truth (3,), and per estimator (logs, 3) values and errors."""
     name, rate = request.param
     policy, found = POLICIES[name], []
     for seed in range(LOGS):
         log = rollout(RandomPolicy(K), CONFIG, USERS, seed)
         log = leave(log, rate, seed) if rate else log
         found.append(replay(policy, log, wrong_q(log)))
-    values = {e: np.array([(f[e].reward, f[e].cost) for f in found]) for e in found[0]}
-    errors = {e: np.array([(f[e].reward_error, f[e].cost_error) for f in found]) for e in found[0]}
+    values = {e: np.array([numbers(f[e]) for f in found]) for e in found[0]}
+    errors = {
+        e: np.array([(f[e].reward_error, f[e].cost_error, f[e].contacts_error) for f in found])
+        for e in found[0]
+    }
     return truth(policy, rate), values, errors
 
 
@@ -104,14 +111,15 @@ def test_wrong_values_mislead_fitted_q_but_not_doubly_robust(replayed: Replayed)
 
 
 def by_hand(policy: Policy, log: LoggedDataset, q: Array) -> dict[str, Array]:
-    """(2,) importance and doubly robust estimates, user by user, only over the days he is there."""
-    importance, robust = np.zeros(2), np.zeros(2)
+    """(3,) importance and doubly robust estimates, user by user, only over the days he is there."""
+    importance, robust = np.zeros(3), np.zeros(3)
     for user in range(log.n_users):
         rho, before = 1.0, 1.0
         for day in np.flatnonzero(log.valid[user]):
             one = slice(user, user + 1)
             p = policy.probs(DayView(log.obs[one, day], log.bucket[one], int(day), math.inf))[0]
-            a, m = log.action[user, day], np.array([log.reward[user, day], log.cost[user, day]])
+            a = log.action[user, day]
+            m = np.array([log.reward[user, day], log.cost[user, day], a > 0])
             rho = before * p[a] / log.propensity[user, day]
             importance += rho * m
             robust += before * (p @ q[user, day]) + rho * (m - q[user, day, a])
@@ -128,7 +136,7 @@ def test_holes_in_the_log_are_skipped() -> None:
     q = np.where(valid[..., None, None], wrong_q(log), np.nan)
     found = replay(POLICIES["production"], ragged, q)
     for estimator, expected in by_hand(POLICIES["production"], ragged, q).items():
-        assert (found[estimator].reward, found[estimator].cost) == pytest.approx(tuple(expected))
+        assert numbers(found[estimator]) == pytest.approx(tuple(expected))
     assert found["logged"].reward == pytest.approx(np.nansum(hidden[0]) / 60)
     assert math.isfinite(found["fitted_q"].reward)
 
@@ -139,8 +147,11 @@ def test_perfect_action_values_remove_the_noise_of_the_weights() -> None:
     log = replace(log, reward=log.action + 1.0, cost=2.0 * log.action)
     days_left = np.arange(T - 1, -1, -1)[:, None]
     policy = ConstantPolicy(1, K)
-    q = np.stack([np.arange(K) + 1 + 2.0 * days_left, 2.0 * (np.arange(K) + days_left)], axis=-1)
-    robust = replay(policy, log, np.broadcast_to(q, (50, T, K, 2)))["doubly_robust"]
+    arms = np.arange(K)
+    columns = arms + 1 + 2.0 * days_left, 2.0 * (arms + days_left), (arms > 0) + 1.0 * days_left
+    q = np.broadcast_to(np.stack(columns, axis=-1), (50, T, K, 3))
+    robust = replay(policy, log, q)["doubly_robust"]
+    assert robust.contacts == pytest.approx(T)
     assert robust.reward == pytest.approx(2 * T)
     assert robust.cost == pytest.approx(2 * T)
     assert robust.reward_error == pytest.approx(0, abs=1e-12)
@@ -188,10 +199,10 @@ def test_logs_with_refused_offers_are_rejected() -> None:
         replay(RandomPolicy(K), log)
 
 
-@pytest.mark.parametrize("shape", [(20, T, K), (20, T, K, 1), (19, T, K, 2), (20, T + 1, K, 2)])
+@pytest.mark.parametrize("shape", [(20, T, K), (20, T, K, 2), (19, T, K, 3), (20, T + 1, K, 3)])
 def test_q_of_another_shape_is_rejected(shape: tuple[int, ...]) -> None:
     log = rollout(RandomPolicy(K), CONFIG, 20, seed=9)
-    with pytest.raises(ValueError, match=r"q has shape .*allowed is \(20, 4, 3, 2\)"):
+    with pytest.raises(ValueError, match=r"q has shape .*allowed is \(20, 4, 3, 3\)"):
         replay(RandomPolicy(K), log, np.zeros(shape))
 
 

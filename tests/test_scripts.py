@@ -85,7 +85,9 @@ def test_demo_and_sweep_tell_one_story(
     lost = folder / "toy" / "greedy_uplift-0.json"
     before = json.loads(lost.read_text())["rows"]
     lost.unlink()
-    assert [job.runs for job in sweep.jobs(SUITES["toy"], folder)] == [(("greedy_uplift", 0),)]
+    assert [(j.seed, j.rows) for j in sweep.jobs(SUITES["toy"], folder)] == [
+        (0, ("greedy_uplift",))
+    ]
     for job in sweep.jobs(SUITES["toy"], folder):
         sweep.work(job)
     assert json.loads(lost.read_text())["rows"] == before

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.common.factored_q import FactoredMember
 from agents.common.fitted_q import ActionValues, Choose, backward_pass
-from agents.common.response import fit_outcomes
+from agents.common.nets import Schedule
+from agents.common.response import fit_members
 from agents.common.tensors import panel
 from agents.common.types import Array
 from marketing_env import DayView, LoggedDataset, MixedPolicy, Policy
@@ -22,11 +24,11 @@ def fitted_q_evaluation(
     folds: int = 2,
     width: int = 128,
     steps: int = 100,
-    epochs: float = 6.0,
+    epochs: float = 8.0,
     seed: int = 0,
     progress: bool = False,
 ) -> Array:
-    """(n, T, K, 2) reward- and cost-to-go of the policy, each user judged by others' data.
+    """(n, T, K, 3) reward-, cost- and contacts-to-go, each user judged by others' data.
 
     The same outcome-factored backward pass as the learner's, with the policy's own actions instead
     of greedy ones (Le et al., Batch Policy Learning under Constraints, ICML 2019, algorithm 3, for
@@ -39,16 +41,18 @@ def fitted_q_evaluation(
     """
     data = panel(log)
     fold = torch.randperm(data.n_users, generator=torch.Generator().manual_seed(seed)) % folds
-    others = [((fold != f) | (folds == 1)).nonzero()[:, 0] for f in range(folds)]
-    outcomes = [
-        fit_outcomes(data, users, width=width, epochs=epochs, seed=seed * 1000 + f)
-        for f, users in enumerate(others)
-    ]
     mixed = policy if isinstance(policy, MixedPolicy) else MixedPolicy([policy], [1.0])
-    values, _ = backward_pass(
-        data, fold, outcomes, _each(mixed.policies, log), len(mixed.policies), width=width,
-        steps=steps, seed=seed, progress="fitted Q evaluation" if progress else None,
+    n_heads, contact = len(mixed.policies), (torch.arange(data.n_actions) > 0).float()[:, None]
+    schedule = Schedule(steps=steps)
+    members = [
+        FactoredMember(o, contact, n_heads, width=width, schedule=schedule, seed=seed + f)
+        for f, o in enumerate(fit_members(data, fold, folds, seed=seed, width=width, epochs=epochs))
+    ]
+    backward_pass(
+        data, fold, members, _each(mixed.policies, log), (3, n_heads),
+        progress="fitted Q evaluation" if progress else None,
     )  # fmt: skip
+    values = ActionValues(members)
     follows = torch.as_tensor(mixed.component(log.bucket))
     return _judged(values, data.obs, fold, follows, log.horizon)
 
@@ -56,8 +60,8 @@ def fitted_q_evaluation(
 def _each(policies: tuple[Policy, ...], log: LoggedDataset) -> Choose:
     """Head g follows policy g."""
 
-    def choose(q: Tensor, rows: slice, day: int) -> Tensor:
-        view = DayView(log.obs[rows, day], log.bucket[rows], day, math.inf)
+    def choose(q: Tensor, obs: Tensor, user: Tensor, day: int) -> Tensor:
+        view = DayView(obs.numpy(), log.bucket[user.numpy()], day, math.inf)
         probs = np.stack([policy.probs(view) for policy in policies], axis=-1)
         return torch.as_tensor(probs, dtype=q.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,13 @@ class Forecast:
     baseline: float  # reward without any incentive
     prices: tuple[float, ...] = ()  # of the policies mixed; inf gives no incentive
     weights: tuple[float, ...] = ()
+    over_log: float = math.nan  # reward above the log's own policy at equal spend
+    over_log_error: float = math.nan
+
+    @property
+    def safe(self) -> bool:
+        """Whether the log's own policy is beaten at equal spend, with 95 % confidence."""
+        return self.over_log - 1.645 * self.over_log_error >= 0
 
     @property
     def gap(self) -> float:
@@ -36,8 +44,15 @@ class Forecast:
         return (
             f"reward {self.reward:.4g} +- {1.96 * self.reward_error:.2g}, "
             f"cost {self.cost:.4g} +- {1.96 * self.cost_error:.2g}, "
-            f"at most {100 * self.gap:.1f} % of the gain left to the best policy"
+            f"at most {100 * self.gap:.1f} % of the gain left to the best policy" + self._promise()
         )
+
+    def _promise(self) -> str:
+        if math.isnan(self.over_log):
+            return ""
+        if self.safe:
+            return "; better than the log's policy at equal spend (95 % confidence)"
+        return "; no promise to beat the log's policy at equal spend"
 
 
 class Model(Protocol):

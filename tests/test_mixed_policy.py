@@ -1,0 +1,148 @@
+"""The main method from log to policy: limits on money and contacts, pacing, both oracles."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents import mixed_policy
+from agents.common.ope import fitted_q_evaluation
+from marketing_env import (
+    DayView,
+    MixedPolicy,
+    RandomPolicy,
+    best_mixture,
+    evaluate,
+    preset,
+    replay,
+    rollout,
+    sample_users,
+)
+from marketing_env.config import Array
+
+torch.set_num_threads(1)
+CONFIG = preset("toy")
+K, T = CONFIG.n_actions, CONFIG.horizon
+LOG = rollout(RandomPolicy(K), CONFIG, 6_000, seed=1)
+SMALL: dict[str, Any] = {
+    "folds": 2, "prices": 8, "width": 32, "steps": 60, "batch": 1024, "outcome_epochs": 6,
+    "progress": False,
+}  # fmt: skip
+
+
+@cache
+def trained(**settings: Any) -> mixed_policy.Model:
+    return mixed_policy.fit(LOG, mixed_policy.Config(**(SMALL | settings)), seed=0)
+
+
+def gain_share(policy: Any, budget: float) -> float:
+    """Share of the exact optimum's gain, at matched spend."""
+    users = [sample_users(CONFIG, 4_000, seed) for seed in range(2)]
+    found = evaluate(policy, CONFIG, n_users=4_000, seeds=2)
+    idle = np.mean([best_mixture(CONFIG, u, 0.0).reward for u in users])
+    best = np.mean([best_mixture(CONFIG, u, budget).bound for u in users])
+    matched = min(1.0, budget / found.cost.mean())
+    return float(matched * (found.reward.mean() - idle) / (best - idle))
+
+
+@pytest.mark.parametrize("oracle", ["factored", "plain"])
+def test_most_of_the_optimum_is_earned(oracle: str) -> None:
+    budget = 0.4 * LOG.spend
+    model = trained(oracle=oracle)
+    assert gain_share(model.policy(budget), budget) > (0.8 if oracle == "factored" else 0.6)
+
+
+def test_at_most_two_policies_and_three_with_a_cap() -> None:
+    for budget in (0.1, 0.5, 2.0):
+        assert len(trained().policy(budget).policies) <= 2
+        assert len(trained(contacts=True).policy(budget, contacts=1.0).policies) <= 3
+
+
+def test_a_cap_on_contacts_is_kept_and_costs_something() -> None:
+    model, budget = trained(contacts=True), 0.5 * LOG.spend
+    free = evaluate(model.policy(budget), CONFIG, n_users=4_000, seeds=2)
+    cap = 0.5 * float(free.contacts.mean())
+    capped = evaluate(model.policy(budget, contacts=cap), CONFIG, n_users=4_000, seeds=2)
+    assert 0.75 * cap < capped.contacts.mean() <= 1.05 * cap
+    assert capped.cost.mean() <= 1.1 * budget
+    assert capped.reward.mean() < free.reward.mean()
+    idle = evaluate(model.policy(0.0), CONFIG, n_users=4_000, seeds=2)
+    # The best contacts are kept: their gain falls by less than their number.
+    kept = capped.contacts.mean() / free.contacts.mean()
+    assert (capped.reward - idle.reward).mean() > 1.1 * kept * (free.reward - idle.reward).mean()
+
+
+def test_the_cap_holds_in_replay_too() -> None:
+    model = trained(contacts=True)
+    policy = model.policy(0.5 * LOG.spend, contacts=1.0)
+    q = fitted_q_evaluation(policy, LOG, width=32, steps=60)
+    found = replay(policy, LOG, q)
+    simulated = evaluate(policy, CONFIG, n_users=10_000, seeds=2).contacts.mean()
+    assert simulated <= 1.0
+    assert found["fitted_q"].contacts == pytest.approx(simulated, abs=0.08)
+    robust = found["doubly_robust"]
+    assert robust.contacts == pytest.approx(simulated, abs=3 * robust.contacts_error)
+
+
+def test_contacts_without_their_price_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"contacts = 2.*contacts=True"):
+        trained().policy(1.0, contacts=2)
+
+
+def test_spending_is_what_was_forecast() -> None:
+    for share in (0.2, 0.6):
+        budget = share * LOG.spend
+        found = evaluate(trained().policy(budget), CONFIG, n_users=10_000, seeds=2)
+        assert found.cost.mean() == pytest.approx(trained().forecast(budget).cost, rel=0.15)
+        assert found.cost.mean() <= 1.03 * budget
+
+
+def day_view(log_day: int, remaining: float) -> DayView:
+    return DayView(LOG.obs[:, log_day], LOG.bucket, log_day, remaining)
+
+
+def spend_rate(probs: Array) -> float:
+    return float((probs @ CONFIG.doses).mean())
+
+
+def test_pacing_follows_the_money() -> None:
+    model = trained(pacing=True)
+    policy = model.policy(0.5 * LOG.spend)
+    plan = trained().policy(0.5 * LOG.spend)
+    assert isinstance(plan, MixedPolicy)
+    unknown = policy.probs(day_view(1, math.inf))
+    np.testing.assert_array_equal(unknown, plan.probs(day_view(1, math.inf)))
+    rates = [spend_rate(policy.probs(day_view(1, left))) for left in (0.0, 0.1, 0.5, 2.0)]
+    assert rates[0] == 0
+    assert rates == sorted(rates)
+    assert rates[-1] > 2 * rates[1] > 0
+
+
+def test_pacing_uses_money_that_the_plan_leaves() -> None:
+    budget = 0.6 * LOG.spend
+    spent = [
+        evaluate(trained(pacing=p).policy(budget), CONFIG, n_users=4_000, seeds=2, budget=budget)
+        for p in (False, True)
+    ]
+    assert spent[0].cost.mean() < spent[1].cost.mean() <= budget
+
+
+def test_workers_change_nothing() -> None:
+    few = LOG.take(slice(0, 400))
+    a, b = (
+        mixed_policy.fit(few, mixed_policy.Config(**(SMALL | {"steps": 5, "workers": w})))
+        for w in (1, 2)
+    )
+    np.testing.assert_array_equal(a.frontier.value, b.frontier.value)
+
+
+def test_a_handful_of_users_is_enough_to_run() -> None:
+    few = LOG.take(slice(0, 3))
+    model = mixed_policy.fit(few, mixed_policy.Config(**(SMALL | {"steps": 3, "folds": 4})))
+    probs = model.policy(1.0).probs(DayView(few.obs[:, 0], few.bucket, 0, math.inf))
+    assert probs.shape == (3, K)
