@@ -1,6 +1,6 @@
 """Run a whole suite: every method on every setting with every seed, in parallel processes.
 
-    python -m experiments.sweep --suite first
+    python -m experiments.sweep --suite main
 
 Each finished run is one JSON file; a sweep that was stopped goes on where it stopped.
 """
@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ class Options:
     suite: str = "toy"  # name in experiments/settings.py
     out: Path = ROOT / "results"  # results land in OUT/SUITE/SETTING/METHOD-SEED.json
     workers: int = max(1, os.cpu_count() or 1)  # processes, each with one torch thread
+    only: tuple[str, ...] = ()  # rows to run; default: all of the suite
+    settings: tuple[str, ...] = ()  # settings to run; default: all of the suite
+    seeds: tuple[int, ...] = ()  # training seeds to run; default: all of the suite
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,30 @@ def _alone(module: str) -> dict[str, Any]:
     return {name: value for name, value in alone.items() if name in known}
 
 
+def part(suite: Suite, o: Options) -> Suite:
+    """The part of a suite that was asked for.
+
+    Raises:
+        ValueError: for a row, setting or seed that the suite does not have.
+    """
+    known = {
+        "only": (*suite.methods, *REFERENCES),
+        "settings": tuple(s.name for s in suite.settings),
+        "seeds": suite.seeds,
+    }
+    for option, allowed in known.items():
+        for name in getattr(o, option):
+            if name not in allowed:
+                raise ValueError(f"--{option} {name}: allowed are {', '.join(map(str, allowed))}")
+    return replace(
+        suite,
+        methods=tuple(m for m in suite.methods if not o.only or m in o.only),
+        settings=tuple(s for s in suite.settings if not o.settings or s.name in o.settings),
+        seeds=tuple(s for s in suite.seeds if not o.seeds or s in o.seeds),
+        references=suite.references and (not o.only or bool({*REFERENCES} & {*o.only})),
+    )
+
+
 def sweep(suite: Suite, folder: Path, workers: int) -> None:
     """Run what is missing of a suite.
 
@@ -113,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     o = cli.from_options(Options, parser.parse_args(argv))
     if o.suite not in SUITES:
         parser.error(f"--suite {o.suite}: there are {', '.join(SUITES)}")
-    sweep(SUITES[o.suite], o.out / o.suite, o.workers)
+    sweep(part(SUITES[o.suite], o), o.out / o.suite, o.workers)
     print(f"{o.out / o.suite}: done; python -m experiments.plot {o.out} draws it")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from agents import Model
+from agents.common.support import silences
 from experiments import cli, one_shot_logs, real_logs
 from experiments.methods import method, method_names
 from experiments.results import provenance, write_json
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         {"options": {k: str(v) for k, v in asdict(o).items()}, "seconds": seconds, **provenance()},
     )
     print(f"{o.out}/model after {seconds:.0f} s; curves: tensorboard --logdir {o.out}")
+    for silence in silences(getattr(model, "support", None), log):
+        print(silence)
     print_forecasts(model, o.budgets or tuple(log.spend * np.array([0.25, 0.5, 0.75, 1.0])))
 
 

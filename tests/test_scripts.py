@@ -93,3 +93,14 @@ def test_demo_and_sweep_tell_one_story(
     assert json.loads(lost.read_text())["rows"] == before
     assert not sweep.jobs(SUITES["toy"], folder)
     assert all(p.read_bytes() == content for p, content in made.items() if p != lost)
+
+
+def test_part_of_a_suite_can_be_asked_for(tmp_path: Path) -> None:
+    main = SUITES["main"]
+    o = sweep.Options(only=("greedy_uplift",), settings=("grocery-random",), seeds=(11, 12))
+    found = sweep.jobs(sweep.part(main, o), tmp_path)
+    assert [(j.setting.name, j.seed, j.rows) for j in found] == [
+        ("grocery-random", seed, ("greedy_uplift",)) for seed in (11, 12)
+    ]
+    with pytest.raises(ValueError, match=r"--seeds 3: allowed are 10, 11"):
+        sweep.part(main, sweep.Options(seeds=(3,)))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents import greedy_uplift, load, mixed_policy
-from agents.common.support import fit_support
+from agents.common.support import fit_support, silences
 from agents.common.tensors import panel
 from marketing_env import DayView, LoggedDataset, RandomPolicy, preset, rollout
 from marketing_env.config import Array
@@ -41,6 +41,17 @@ def test_support_knows_what_was_never_tried(log: LoggedDataset) -> None:
     clear = np.abs(obs[:, 0]) > 0.3
     assert allowed[:, :2].all()
     assert (allowed[clear, 2] == (obs[clear, 0] < 0)).mean() > 0.98
+
+
+def test_diagnostic_names_what_the_log_cannot_judge(log: LoggedDataset) -> None:
+    found = silences(fit_support(log, panel(log), least=0.05), log)
+    assert [s.incentive for s in found] == [2]
+    (silence,) = found
+    assert silence.share == pytest.approx((log.obs[:, :-1, 0] > 0).mean(), abs=0.06)
+    assert silence.column == "feature_0"
+    assert silence.silent > 0.5 > -0.5 > silence.heard
+    assert "incentive 2 on" in str(silence)
+    assert silences(None, log) == []
 
 
 def test_policy_keeps_to_the_support(log: LoggedDataset, tmp_path: Path) -> None:

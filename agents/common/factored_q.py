@@ -99,6 +99,12 @@ class FactoredMember:
             net.parameters(), loss, torch.arange(len(x)),
             steps=steps * (4 if first else 1), batch=batch, lr=lr, generator=self.generator,
         )  # fmt: skip
+        with torch.no_grad():
+            # Transitions of other days may teach the shape of the values, not their level.
+            own = lesson.own
+            shift = net.shift[lesson.action[own], lesson.outcome[own]]
+            left = (goal[own] - net.given(net.trunk(x[own]), shift)).mean(0)
+            net.centre = net.centre + net.spread * left.view_as(net.centre)
         self.days.insert(0, NextValue.rebuild(net.state_dict()))
         return last
 

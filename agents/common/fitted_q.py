@@ -44,6 +44,11 @@ class Lesson(NamedTuple):
     measured: Tensor  # (m, 2) reward and cost
     following: Tensor  # (m, D, G) values V[day + 1] of the next morning
 
+    @property
+    def own(self) -> Tensor:
+        """Rows of the day's own transitions."""
+        return (self.age == 0).all(1).nonzero()[:, 0]
+
     def take(self, rows: Tensor) -> Lesson:
         return Lesson(*(part[rows] for part in self))
 

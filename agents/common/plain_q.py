@@ -95,6 +95,11 @@ class PlainMember:
             net.parameters(), loss, torch.arange(len(x)),
             steps=steps * (1 if self.days else 4), batch=batch, lr=lr, generator=self.generator,
         )  # fmt: skip
+        with torch.no_grad():
+            # Transitions of other days may teach the shape of the values, not their level.
+            own = lesson.own
+            left = goal[own] - net(x[own])[torch.arange(len(own)), lesson.action[own]]
+            net.centre = net.centre + net.spread * left.mean(0)
         self.days.insert(0, ActionValue.rebuild(net.state_dict()))
         return last
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,9 +40,9 @@ class Support(nn.Module):
         return (x - self.mean) / self.scale
 
     @torch.no_grad()
-    def allowed(self, obs: Tensor, day: int) -> Tensor:
+    def allowed(self, obs: Tensor, day: int | Tensor) -> Tensor:
         """(n, K) bool: logging probability at least `least`, or the most likely action."""
-        day_column = torch.full((len(obs),), day, device=obs.device)
+        day_column = torch.as_tensor(day, device=obs.device).expand(len(obs))
         p = self.net(self.inputs(obs, day_column)).softmax(-1)
         return (p >= self.least) | (p == p.amax(-1, keepdim=True))
 
@@ -87,6 +88,53 @@ def fit_support(
         on_step=on_step, progress=progress,
     )  # fmt: skip
     return model.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Where the log cannot speak about an incentive."""
+
+    incentive: int
+    share: float  # of user-days on which it has no support
+    column: str  # of the observation that tells these user-days best from the others
+    silent: float  # its mean where the incentive has no support
+    heard: float  # and where it has
+
+    def __str__(self) -> str:
+        text = f"nothing is known of incentive {self.incentive} on {100 * self.share:.0f} % of"
+        if self.share == 1:
+            return f"{text} user-days"
+        return (
+            f"{text} user-days, first of all by {self.column}:"
+            f" mean {self.silent:.3g} there, {self.heard:.3g} elsewhere"
+        )
+
+
+def silences(support: Support | None, log: LoggedDataset, sample: int = 100_000) -> list[Silence]:
+    """The incentives that the log cannot judge everywhere, the most silent first.
+
+    An incentive that the policy may not choose on some user-days is no finding about it: it was
+    not tried there. A log that explores there is the only remedy.
+    """
+    if support is None:
+        return []
+    user, day = np.nonzero(log.valid)
+    step = max(1, len(user) // sample)
+    user, day = user[::step], day[::step]
+    obs = torch.as_tensor(np.ascontiguousarray(log.obs[user, day]))
+    allowed = support.allowed(obs, torch.as_tensor(day)).numpy()
+    names = log.meta.get("columns") or [f"column {i}" for i in range(obs.shape[1])]
+    found = []
+    for k in np.flatnonzero(~allowed.all(axis=0)).tolist():
+        heard, silent = (obs.numpy()[allowed[:, k] == yes] for yes in (True, False))
+        means = [
+            x.mean(axis=0) if len(x) else np.full(obs.shape[1], np.nan) for x in (heard, silent)
+        ]
+        apart = np.abs(means[1] - means[0]) / (obs.numpy().std(axis=0) + 1e-12)
+        i = int(np.nan_to_num(apart).argmax())
+        share = len(silent) / len(obs)
+        found.append(Silence(k, share, str(names[i]), float(means[1][i]), float(means[0][i])))
+    return sorted(found, key=lambda s: -s.share)
 
 
 def load_support(
