@@ -80,6 +80,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     "no pooling of days": {"pooled": 0},
     "seven prices": {"prices": 7},
     "no margin": {"risk": 0.5},
+    "pessimism 1": {"pessimism": 1.0},
 }
 
 SUITES = {

@@ -31,6 +31,7 @@ from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded
 from agents.common.tensors import Panel
 
 _DOSE_SCALES = (1 / 8, 3 / 8, 9 / 8)  # of the largest dose
+_MOST_STEPS = 16_000  # 200,000 users of a month fill them; more users then pass fewer times
 _NEVER = -1e4  # log-probability of an outcome that an incentive never had
 
 
@@ -142,13 +143,13 @@ def fit_outcomes(
 ) -> OutcomeModel:
     """Fit the outcome model on the valid user-days of the given users.
 
-    Cost: about `epochs` passes over the user-days, at least 300 steps.
+    Cost: about `epochs` passes over the user-days, but at least 300 and at most 16,000 steps.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = data.user_days(users)
     with seeded(seed):
         model = _initial(data, rows, width)
-    steps = max(300, math.ceil(epochs * len(rows) / batch))
+    steps = min(max(300, math.ceil(epochs * len(rows) / batch)), _MOST_STEPS)
     users_of, days_of = rows // data.horizon, rows % data.horizon
 
     def loss(index: Tensor) -> Tensor:
