@@ -56,7 +56,7 @@ class Config:
     updates: int = 1500  # gradient steps of evaluation, per policy, for reward and cost each
     batch: int = 1024  # user-days per step
     learning_rate: float = 3e-3  # of the first step; it falls to 0 along a cosine
-    alpha: float = 0.1  # weight of CQL's penalty, against daily rewards of at most about 1
+    alpha: float = 0.03  # weight of CQL's penalty, against daily rewards of at most about 1
     flexibility: float = 0.3  # BCQ's least logging probability, relative to the likeliest incentive
     width: int = 128  # of both hidden layers
     held_out: float = 0.5  # share of users kept to evaluate the policies
@@ -193,7 +193,7 @@ class Oracle:
     def _train(self, algo: Any, days: UserDays, reward: Array, steps: int, tag: str) -> None:
         """d3rlpy's gradient steps on batches cut from arrays.
 
-        Its replay buffer makes a Python object of every transition, which takes as long as a step.
+        Its replay buffer makes a Python object of every transition, which takes longer than a step.
         """
         minibatch = _d3rlpy().dataset.TransitionMiniBatch
         algo.create_impl(days.obs.shape[1:], self.n_actions)

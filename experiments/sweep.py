@@ -21,8 +21,8 @@ from tqdm import tqdm
 from experiments import cli
 from experiments.methods import method
 from experiments.results import ROOT
+from experiments.runs import REFERENCES
 from experiments.settings import SUITES, Setting, Suite
-from experiments.table import REFERENCES
 
 
 @dataclass(frozen=True)

@@ -2,73 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from marketing_env.config import Array
+from experiments.comparisons import (
+    AXES,
+    Line,
+    Variants,
+    lines,
+    mean_scores,
+    paired_difference,
+    variants,
+)
+from experiments.runs import (
+    REFERENCES,
+    Groups,
+    Run,
+    by_method,
+    by_suite,
+    column,
+    pooled,
+    setting_of,
+)
 
-Run = dict[str, Any]
-REFERENCES = ("oracle", "perfect_myopic")  # know the simulator; held against, not compared
 _NOTE = (
     "Scores: 100 is the exact optimum at the budget, 0 is no incentives; ± is 1.96 standard errors"
     " over evaluation populations and, where there are several, training seeds."
 )
-
-
-def find_runs(folder: str | Path) -> dict[Path, list[Run]]:
-    """Runs below a folder by the folder they lie in; what is no run is left out.
-
-    Broken files, and runs whose budgets differ from those of their neighbours, are named on the
-    terminal and left out.
-    """
-    found: dict[Path, list[Run]] = {}
-    for path in sorted(Path(folder).rglob("*.json")):
-        run = _read(path)
-        if run is None:
-            continue
-        beside = found.setdefault(path.parent, [])
-        if beside and not np.allclose(_shares(beside[0]), _shares(run)):
-            print(f"{path}: left out, its budgets are not those of {beside[0]['method']}")
-            continue
-        beside.append(run)
-    return found
-
-
-def by_method(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Runs of each method by training seed; references first, then the best mean score first."""
-    groups: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda r: int(r["seed"])):
-        groups.setdefault(run["method"], []).append(run)
-    return dict(sorted(groups.items(), key=lambda g: _rank(g[0], g[1])))
-
-
-def pooled(runs: Sequence[Run], key: str) -> tuple[Array, Array]:
-    """Mean over training seeds at each budget, and its standard error.
-
-    All seeds are judged on the same populations, so that error is not divided by their number:
-
-        error^2 = (mean evaluation error)^2 + variance over seeds / seeds
-    """
-    values = column(runs, key)
-    error = column(runs, f"{key}_error").mean(axis=0)
-    if len(runs) > 1:
-        error = np.sqrt(error**2 + values.var(axis=0, ddof=1) / len(runs))
-    return values.mean(axis=0), error
-
-
-def column(runs: Sequence[Run], key: str) -> Array:
-    """(seeds, budgets) numbers of a key; NaN where a run has none."""
-    return np.array([[row.get(key, np.nan) for row in run["rows"]] for run in runs], dtype=float)
+_PAIRED = "Differences are paired by training seed; their ± is Student's 95 % interval over seeds."
+_BLANK = "–"
 
 
 def suite_table(settings: Mapping[Path, Sequence[Run]]) -> str:
-    """The whole Markdown page of a suite: one table per setting, and what made them."""
-    parts = [_NOTE, *(_setting_table(folder.name, runs) for folder, runs in settings.items())]
+    """The whole Markdown page of a suite: a table per setting or line of settings, and the makers.
+
+    A setting that lies on two lines stands in the table of the longer one.
+    """
+    parts, left = [_NOTE], dict(settings)
+    for line in lines(settings):
+        if all(place in left for place in line.places.values()):
+            parts.append(_line_table(line, [left.pop(place) for place in line.places.values()]))
+    parts += [_setting_table(folder.name, runs) for folder, runs in left.items()]
     return "\n\n".join([*parts, _made_by(settings)]) + "\n"
 
 
@@ -106,9 +84,7 @@ def documents(folder: str | Path, settings: Mapping[Path, list[Run]]) -> dict[Pa
     Raises:
         ValueError: if the README has a table of a suite without results.
     """
-    suites: dict[Path, dict[Path, list[Run]]] = {}
-    for path, runs in settings.items():
-        suites.setdefault(path.parent, {})[path] = runs
+    suites = by_suite(dict(settings))
     texts = {suite / "table.md": suite_table(found) for suite, found in suites.items()}
     readme = Path(folder).resolve().parent / "README.md"
     if readme.exists():
@@ -125,29 +101,6 @@ def stale(texts: Mapping[Path, str]) -> list[Path]:
     return [p for p, text in texts.items() if not p.exists() or p.read_text() != text]
 
 
-def _read(path: Path) -> Run | None:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        print(f"{path}: left out, no JSON ({error})")
-        return None
-    is_run = isinstance(content, dict) and {"setting", "method", "seed", "rows"} <= set(content)
-    return content if is_run and content["rows"] else None
-
-
-def _shares(run: Run) -> tuple[float, ...]:
-    # Padded, so that lists of different lengths compare as different.
-    shares = [row["budget_share"] for row in run["rows"]]
-    return tuple(shares + [0.0] * (32 - len(shares)))
-
-
-def _rank(method: str, runs: Sequence[Run]) -> tuple[int, float, str]:
-    if method in REFERENCES:
-        return REFERENCES.index(method), 0.0, method
-    score = np.mean([np.mean([row["score"] for row in run["rows"]]) for run in runs])
-    return len(REFERENCES), -float(score), method
-
-
 def _check_made(text: str, readme: Path, made: set[str]) -> None:
     missing = set(re.findall(r"<!-- table:(\S+) -->", text)) - made
     if missing:
@@ -156,37 +109,79 @@ def _check_made(text: str, readme: Path, made: set[str]) -> None:
 
 def _setting_table(name: str, runs: Sequence[Run]) -> str:
     groups = by_method(runs)
-    shares = [f"{100 * r['budget_share']:g} %" for r in runs[0]["rows"]]
-    heads = [
-        "method", *(f"score at {s}" for s in shares), "mean score", "training seeds (sd)",
-        f"spend, % of budget at {' / '.join(s.removesuffix(' %') for s in shares)} %",
-        "score under hard limit", "refused, % of offers", "policies stored", "seconds",
-    ]  # fmt: skip
-    rows = [_method_row(method, group) for method, group in groups.items()]
-    return f"## {name}\n\n{_about(runs[0]['setting'])}\n\n{_markdown(heads, rows)}"
-
-
-def _method_row(method: str, runs: Sequence[Run]) -> list[str]:
-    score, error = pooled(runs, "score")
-    means = column(runs, "score").mean(axis=1)
-    spread = f" ({means.std(ddof=1):.1f})" if len(runs) > 1 else ""
-    is_reference = method in REFERENCES
-    return [
-        _name(method),
-        *(_plus_minus(v, e) for v, e in zip(score, error, strict=True)),
-        f"{means.mean():.1f}",
-        "–" if is_reference else f"{len(runs)}{spread}",
-        " / ".join(f"{100 * v:.0f}" for v in column(runs, "spend_share").mean(axis=0)),
-        _plus_minus(*(part.mean() for part in pooled(runs, "score_hard_limit"))),
-        _number(100 * column(runs, "refused_share").mean()),
-        "–" if is_reference else f"{np.nanmax(column(runs, 'policies')):.0f}",
-        "–" if is_reference else f"{np.mean([run['seconds'] for run in runs]):.0f}",
+    family = variants(groups)
+    rows = [
+        {"method": _name(method), **_changed(family, groups, method), **_measured(method, found)}
+        for method, found in groups.items()
     ]
+    about = _about(setting_of(runs)) + (f" {_PAIRED}" if family else "")
+    return f"## {name}\n\n{about}\n\n{_as_markdown(rows)}"
 
 
-def _about(s: Mapping[str, Any]) -> str:
+def _line_table(line: Line, runs: Sequence[Sequence[Run]]) -> str:
+    """One table for all settings of a line: every method from its first setting to its last."""
+    groups = [by_method(found) for found in runs]
+    methods = dict.fromkeys(method for found in reversed(groups) for method in found)
+    head = AXES[line.axis]
+    rows = [
+        {"method": _name(method), head: line.name(value), **_measured(method, found[method])}
+        for method in methods
+        for value, found in zip(line.places, groups, strict=True)
+        if method in found
+    ]
+    places = list(line.places.values())
+    title = f"{places[0].name} to {places[-1].name}: by {head}"
+    about = _about(setting_of(runs[0]), varies=line.axis)
+    return f"## {title}\n\n{about}\n\n{_as_markdown(rows)}"
+
+
+def _changed(family: Variants | None, groups: Groups, method: str) -> dict[str, str]:
+    """Of a variant: the options that are not the base's, and the paired difference in score."""
+    if family is None or method not in family.changes:
+        return {}
+    options = ", ".join(f"`{key}={value}`" for key, value in family.changes[method].items())
+    mean, half = paired_difference(groups[method], groups[family.base])
+    said = _number(mean) if np.isnan(half) else f"{mean:+.1f} ± {half:.1f}"
+    is_base = method == family.base
+    return {
+        "options": options or _BLANK,
+        f"minus {family.base}, same seeds": _BLANK if is_base else said,
+    }
+
+
+def _measured(method: str, runs: Sequence[Run]) -> dict[str, str]:
+    """Cells of a row by their heads."""
+    score, error = pooled(runs, "score")
+    means = mean_scores(runs)
+    shares = [f"{100 * r['budget_share']:g}" for r in runs[0]["rows"]]
+    spread = f" ({means.std(ddof=1):.1f})" if len(runs) > 1 else ""
+    heads = [f"score at {share} %" for share in shares]
+    cells = {
+        **{h: _plus_minus(v, e) for h, v, e in zip(heads, score, error, strict=True)},
+        "mean score": f"{means.mean():.1f}",
+        "training seeds (sd)": f"{len(runs)}{spread}",
+        f"spend, % of budget at {' / '.join(shares)} %": " / ".join(
+            f"{100 * v:.0f}" for v in column(runs, "spend_share").mean(axis=0)
+        ),
+        "score under hard limit": _plus_minus(
+            *(part.mean() for part in pooled(runs, "score_hard_limit"))
+        ),
+        "refused, % of offers": _number(100 * column(runs, "refused_share").mean()),
+    }
+    if method in REFERENCES:
+        return cells | {"training seeds (sd)": _BLANK}
+    return cells | {
+        "policies stored": f"{np.nanmax(column(runs, 'policies')):.0f}",
+        "seconds": f"{np.mean([run['seconds'] for run in runs]):.0f}",
+    }
+
+
+def _about(s: Mapping[str, Any], varies: str = "") -> str:
+    users = "logs" if varies == "log_users" else f"log of {s['log_users']:,} users"
+    other = {key: value for key, value in s["overrides"].items() if key != varies}
+    options = "".join(f", `{key}={value}`" for key, value in other.items())
     return (
-        f"Campaign `{s['preset']}`; log of {s['log_users']:,} users under the {s['behaviour']}"
+        f"Campaign `{s['preset']}`{options}; {users} under the {s['behaviour']}"
         f" policy; judged on {len(s['test_seeds'])} populations of {s['test_users']:,} fresh users,"
         f" {s['repeats']} campaign(s) each. Budgets: shares of the unconstrained optimum's spend."
     )
@@ -194,12 +189,12 @@ def _about(s: Mapping[str, Any]) -> str:
 
 def _mean_score(runs: Sequence[Run]) -> str:
     # Budgets share users: the mean of their errors bounds the error of their mean.
-    return _plus_minus(*(part.mean() for part in pooled(runs, "score"))) if runs else "–"
+    return _plus_minus(*(part.mean() for part in pooled(runs, "score"))) if runs else _BLANK
 
 
 def _score_and_spend(runs: Sequence[Run]) -> str:
     if not runs:
-        return "–"
+        return _BLANK
     return f"{_mean_score(runs)}<br>spends {100 * column(runs, 'spend_share').mean():.0f} %"
 
 
@@ -216,11 +211,18 @@ def _plus_minus(value: float, error: float) -> str:
 
 def _number(value: float) -> str:
     """A dash where nothing was measured."""
-    return "–" if np.isnan(value) else f"{value:.1f}"
+    return _BLANK if np.isnan(value) else f"{value:.1f}"
 
 
 def _name(method: str) -> str:
     return f"*{method}*" if method in REFERENCES else method
+
+
+def _as_markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows by their heads; a column that says nothing in any row is left out."""
+    heads = dict.fromkeys(head for row in rows for head in row)
+    shown = [h for h in heads if any(row.get(h, _BLANK) != _BLANK for row in rows)]
+    return _markdown(shown, [[row.get(h, _BLANK) for h in shown] for row in rows])
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

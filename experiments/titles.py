@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.table import REFERENCES, Run, column
+from experiments.comparisons import paired_difference
+from experiments.runs import REFERENCES, Groups, Run, column, pooled_error
 from marketing_env import preset
 from marketing_env.config import Array
 
 MAIN, GREEDY = "mixed_policy", "greedy_uplift"
-Groups = Mapping[str, Sequence[Run]]
 Curve = tuple[list[int], list[float]]
-FORECASTS = ("reward", "incremental reward", "cost")
 
 # Okabe and Ito's colours stay apart for colour-blind readers, the markers also in grey.
 STYLES = {
@@ -33,12 +32,34 @@ STYLES = {
     "d3rlpy_price": ("#999933", ">"),
     "online_sb3": ("#44AA99", "p"),
 }
-OTHERS = (("#AA4499", "*"), ("#117733", "h"), ("#661100", "d"), ("#6699CC", "8"))
+OTHERS = (
+    ("#AA4499", "*"),
+    ("#117733", "h"),
+    ("#661100", "d"),
+    ("#6699CC", "8"),
+    ("#DDAA33", "H"),
+    ("#CC6677", "s"),
+    ("#44BB99", "^"),
+    ("#AAAA00", "v"),
+)
 
 
-def style(method: str) -> tuple[str, str]:
-    """Colour and marker, the same in every figure; unknown methods get one by their name."""
-    return STYLES.get(method) or OTHERS[zlib.crc32(method.encode()) % len(OTHERS)]
+def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method, the same in every figure.
+
+    Unknown methods get one by their name, and the next free one if another has it already.
+    """
+    found = {}
+    free = list(OTHERS)
+    for method in sorted(methods):
+        if method in STYLES:
+            found[method] = STYLES[method]
+            continue
+        start = zlib.crc32(method.encode()) % len(OTHERS)
+        turned = (*OTHERS[start:], *OTHERS[:start])
+        found[method] = next((look for look in turned if look in free), turned[0])
+        free = [look for look in free if look != found[method]]
+    return found
 
 
 def frontier(groups: Groups) -> str:
@@ -69,52 +90,62 @@ def who_gets_what(groups: Groups) -> str:
     return f"{who} at budget {percent(row)}: incentives peak at {levels}"
 
 
-def calibration(groups: Groups) -> str:
-    name = main_method(groups)
-    share = column(groups[name], "spend_share").mean(axis=0)
-    return f"{shown_name(name)} spends {span(100 * share)} % of its budget"
-
-
 def forecast(groups: Groups) -> str:
     name = main_method(groups)
-    cost, _ = came_true(groups[name], "cost")
-    gain, _ = came_true(groups[name], "incremental reward")
-    true = f"cost {span(cost)} %, incremental reward {span(gain)} % of the forecast"
-    return f"{shown_name(name)} came true: {true}"
+    gain, cost = (forecast_ratio(groups[name], what)[0].mean(axis=0) for what in ("gain", "cost"))
+    told = f"gain {span(gain)} %, cost {span(cost)} % of the truth"
+    return f"{shown_name(name)} forecasts {told}"
 
 
-def came_true(runs: Sequence[Run], what: str) -> tuple[Array, Array]:
-    """100 * truth / forecast by budget, and its error: the forecast's and the evaluation's.
+def by_axis(scores: Mapping[str, Array]) -> str:
+    """Mean scores of the main method and the baseline at both ends of a line."""
+    shown = dict.fromkeys((main_method(scores), *(m for m in (GREEDY,) if m in scores)))
+    said = [f"{shown_name(m)} {scores[m][0]:.0f} → {scores[m][-1]:.0f} %" for m in shown]
+    return f"From left to right: {', '.join(said)} of the optimum's gain"
 
-    Runs do not keep the error of the true reward; that of the gain, which is smaller, stands in.
+
+def variants(groups: Groups, base: str) -> str:
+    """How many variants are clearly lower, and how many clearly higher, than the base."""
+    others = [row for row in groups if row != base]
+    found = [paired_difference(groups[row], groups[base]) for row in others]
+    lower, higher = (sum(s * mean - half > 0 for mean, half in found) for s in (-1, 1))
+    return f"{lower} of {len(others)} clearly lower than {shown_name(base)}, {higher} higher"
+
+
+def forecast_ratio(runs: Sequence[Run], what: str) -> tuple[Array, Array]:
+    """(seeds, budgets) 100 * forecast / truth of `gain` or `cost`, and the error of its mean.
+
+    A single run has the forecast's own error beside that of the evaluation; in several, whose logs
+    differ, the spread over seeds says both. NaN where the truth is not positive.
     """
-    ratios, errors = [], []
-    for run in runs:
-        for row in run["rows"]:
-            f = row["forecast"]
-            told = f["cost"] if what == "cost" else f["reward"]
-            true, own = row["cost" if what == "cost" else "reward"], f["reward_error"]
-            noise = row["score_error"] / 100 * row["best_gain"]
-            if what == "incremental reward":
-                told, true = told - f["baseline"], row["gain"]
-            if what == "cost":
-                own, noise = f["cost_error"], row["spend_share_error"] * row["budget"]
-            told = told if told > 0 else np.nan
-            ratios.append(100 * true / told)
-            errors.append(100 * np.hypot(own * true / told, np.nan_to_num(noise)) / told)
-    shape = (len(runs), -1)
-    return np.reshape(ratios, shape).mean(axis=0), np.reshape(errors, shape).mean(axis=0)
+    cells = np.array([[_forecast_cell(row, what) for row in run["rows"]] for run in runs])
+    told, own, true, noise = np.moveaxis(cells, -1, 0)
+    true = np.where(true > 0, true, np.nan)
+    ratio, error = 100 * told / true, 100 * np.abs(told) / true**2 * np.nan_to_num(noise)
+    if len(runs) == 1:
+        error = np.hypot(error, 100 * own / true)
+    return ratio, pooled_error(ratio, error)
+
+
+def _forecast_cell(row: Mapping[str, Any], what: str) -> tuple[float, float, float, float]:
+    """What was told and what is true, each with its standard error."""
+    f = row["forecast"]
+    if what == "cost":
+        noise = row["spend_share_error"] * row["budget"]
+        return f["cost"], f["cost_error"], row["cost"], noise
+    noise = row["score_error"] / 100 * row["best_gain"]
+    return f["reward"] - f["baseline"], f["reward_error"], row["gain"], noise
 
 
 def span(values: Array) -> str:
-    """The range of the values; NaN, from a forecast of nothing, is left out."""
+    """The range of the values; NaN, where nothing can be said, is left out."""
     if np.isnan(values).all():
         return "?"
     low, high = f"{np.nanmin(values):.0f}", f"{np.nanmax(values):.0f}"
     return low if low == high else f"{low} to {high}"
 
 
-def main_method(groups: Groups) -> str:
+def main_method(groups: Iterable[str]) -> str:
     """The main method, or the best one that is there."""
     learners = [m for m in groups if m not in REFERENCES]
     return MAIN if MAIN in groups else (learners or list(groups))[0]

@@ -20,7 +20,10 @@ MAY_IMPORT = {
     "experiments": set(PACKAGES),
 }
 CORE_LIBRARIES = {"numpy", "gymnasium"}
-DRAWING = {"experiments.plot", "experiments.report"}
+DRAWING = {
+    f"experiments.{name}"
+    for name in ("drawing", "figures", "plot", "report", "study_figures", "suite_figures")
+}
 # The world itself: what a learner, who has a log and nothing else, must not see.
 WORLD = {"config", "presets", "users", "dynamics", "planner", "exact", "one_shot"}
 SIMULATOR = {f"marketing_env.{name}" for name in WORLD | {"rollout", "envs", "evaluate"}}

@@ -1,0 +1,70 @@
+"""Figures of single studies: what foresight is worth, and randomised one-shot tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.drawing import budget_axis, legend, panels
+from experiments.titles import OTHERS, STYLES, shown_name, span
+
+
+def myopia(result: Mapping[str, Any]) -> Figure:
+    """Score of the myopic policy with perfect knowledge of the response, by preset."""
+    found = {name: np.array(f["score"]) for name, f in result["found"].items()}
+    means = np.concatenate([score.mean(axis=0) for score in found.values()])
+    title = f"Perfect knowledge without foresight earns {span(means)} % of the optimum's gain"
+    fig, (ax,) = panels(1, 1, title)
+    ax.axhspan(60, 90, color="#0072B2", alpha=0.1, lw=0, label="60 to 90 %: foresight matters")
+    ax.axhline(100, color="black", lw=2, label="exact optimum")
+    looks = [STYLES[m] for m in ("mixed_policy", "greedy_uplift", "dfcl", "end_to_end", "cluster")]
+    for i, (name, score) in enumerate(found.items()):
+        colour, marker = looks[i % len(looks)]
+        x = np.arange(score.shape[1]) + 0.06 * (i - (len(found) - 1) / 2)
+        error = score.std(axis=0, ddof=1) / len(score) ** 0.5 if len(score) > 1 else None
+        bars = None if error is None else 1.96 * error
+        ax.errorbar(
+            x, score.mean(axis=0), bars, color=colour, marker=marker, label=shown_name(name)
+        )
+    rows = [{"budget_share": share} for share in result["shares"]]
+    budget_axis(ax, rows)
+    ax.set(ylabel="gain, % of the exact optimum's", ylim=(min(55, means.min() - 5), 103))
+    legend(fig, ax)
+    return fig
+
+
+def one_shot(summary: Mapping[str, Any]) -> Figure:
+    """A randomised test: value against cost, and what the allocator adds at the same spend."""
+    robust = [e for e in summary["estimates"] if e["estimator"] == "doubly_robust"]
+    gaps = [d for d in summary["differences"] if d["against"] == "random mix"]
+    means = [
+        f"{d['learner']} {d['difference']:+.2g} ± {1.96 * d['difference_error']:.1g}"
+        for d in gaps
+        if d["budget"] is None
+    ]
+    title = f"Gain in {summary['reward']} over the best mix of arms at the same cost"
+    fig, (left, right) = panels(1, 2, f"{title}\nMean over budgets: {', '.join(means)} per user")
+    first = [e for e in robust if e["learner"] == robust[0]["learner"]]
+    for e in (e for e in first if e["budget"] is None and e["policy"] != "random arm"):
+        left.errorbar(e["cost"], e["value"], 1.96 * e["value_error"], color="grey", marker="D")
+        left.annotate(e["policy"], (e["cost"], e["value"]), (5, -14), textcoords="offset points")
+    for rule, dash, says in (("random mix", "--", "best mix"), ("random dearest", ":", "dearest")):
+        line = [(e["cost"], e["value"]) for e in first if e["policy"] == rule]
+        left.plot(*np.transpose(line), color="black", ls=dash, label=f"{says} for random users")
+    for i, learner in enumerate(dict.fromkeys(e["learner"] for e in robust)):
+        look = {"color": OTHERS[i][0], "marker": OTHERS[i][1], "lw": 1.2, "label": learner}
+        mine = [e for e in robust if (e["learner"], e["policy"]) == (learner, "allocator")]
+        cost = np.array([e["cost"] for e in mine])
+        for ax, rows, what in ((left, mine, "value"), (right, gaps, "difference")):
+            shown = [r for r in rows if r["learner"] == learner and r["budget"] is not None]
+            mean, error = np.transpose([(r[what], r[f"{what}_error"]) for r in shown])
+            ax.errorbar(cost + 0.015 * i, mean, 1.96 * error, **look)
+    right.axhline(0, color="black", ls="--")
+    left.margins(x=0.15)
+    left.set(xlabel="cost per user", ylabel=f"{summary['reward']} per user, doubly robust")
+    right.set(xlabel="cost per user", ylabel="allocator minus best mix, paired")
+    legend(fig, left)
+    return fig
