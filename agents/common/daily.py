@@ -126,9 +126,7 @@ class DailyKnapsack:
 
     def money(self, view: DayView) -> float:
         """Currency per user to spend today."""
-        if self.pacing and math.isfinite(view.remaining_budget):
-            return view.remaining_budget / max(self.horizon - view.day, 1)
-        return self.budget / self.horizon
+        return money_today(view, self.budget, self.horizon, self.pacing)
 
 
 @dataclass(frozen=True)
@@ -146,12 +144,12 @@ class DailyModel:
 
     def policy(self, budget: float) -> Policy:
         """One knapsack a day; budget in currency per user per campaign."""
-        _check_budget(budget)
+        check_budget(budget)
         return DailyKnapsack(self.members, budget, self.horizon, self.config.pacing, self.support)
 
     def forecast(self, budget: float) -> Forecast:
         """Predicted totals if users stayed in the states of the log: a myopic model's belief."""
-        _check_budget(budget)
+        check_budget(budget)
         n = len(self.logged[0])
         total, idle, bound = np.zeros((n, 2)), 0.0, 0.0
         for expected in self.logged:
@@ -229,6 +227,13 @@ def load_daily(
     return DailyModel(meta["method"], settings, members, *sizes, logged, support)
 
 
+def money_today(view: DayView, budget: float, horizon: int, pacing: bool) -> float:
+    """Currency per user: an even share of what remains if it is known and wanted, else of all."""
+    if pacing and math.isfinite(view.remaining_budget):
+        return view.remaining_budget / max(horizon - view.day, 1)
+    return budget / horizon
+
+
 def supported(expected: Array, support: Support | None, obs: Array, day: int) -> Array:
     """Predictions (n, K, 2) with NaN for incentives that the log cannot speak about."""
     if support is None:
@@ -270,6 +275,7 @@ def _outside(fold: Array, f: int) -> Array:
     return np.flatnonzero((fold != f) | (fold.max() == 0))
 
 
-def _check_budget(budget: float) -> None:
+def check_budget(budget: float) -> None:
+    """Raise ValueError for a budget that is negative or no number."""
     if not budget >= 0:
         raise ValueError(f"budget = {budget!r}: allowed are numbers of at least 0")

@@ -1,0 +1,239 @@
+"""Cluster allocator: incentives for groups of users whose hidden representations are alike.
+
+A multi-task network learns reward and cost; the outputs of its first two layers, which never see
+the incentive, represent a user-day (`common/representation.py`). k-means divides user-days into
+clusters, and a classifier learns to name the cluster (`common/clusters.py`). What each cluster
+brings under each incentive is estimated on users that the network has not seen, and every day an
+integer stochastic program gives each cluster one incentive (`common/cluster_program.py`):
+
+    max_z  sum_lj n_l r_lj z_lj   s.t.  P(sum_lj n_l c_lj z_lj <= B) >= 1 - risk,  sum_j z_lj = 1
+
+To serve is to classify the user-day and to read its cluster's incentive at the day's money. Noise
+in the outcomes of single users averages out within a cluster; so do their differences.
+
+Source: Wang et al., Hidden Representation Clustering with Multi-Task Representation Learning
+towards Robust Online Budget Allocation, 2025, arXiv 2506.00959.
+
+Differences from the paper:
+1. Its abstract fixes the steps; what they consist of is our reconstruction.
+2. `decision_aware` clusters are alike in the predicted (reward, cost) curves over the incentives,
+   on which the allocation depends, instead of in the hidden representation.
+3. The number of clusters is chosen by doubly robust value on held-out users.
+4. Outcomes of clusters are shrunk by empirical Bayes towards the network's predictions.
+5. One table serves every budget: the linear relaxation, whose optimum splits one cluster at most,
+   is solved for all budgets at once; split users are told apart by their bucket.
+6. Outcomes are those of the classifier's clusters, not of the clusters it imitates, and the model
+   says what the imitation loses.
+7. A table counts the clusters of the morning's audience, and of the log for users served singly;
+   the campaign's money is paced over the days by what remains, or evenly if nothing is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from agents.common import files
+from agents.common.cluster_program import Outcomes, solve
+from agents.common.cluster_validation import Distillation, HeldOut
+from agents.common.clusters import Classifier, Clusters, assign, distil, fit_clusters
+from agents.common.daily import check_budget, money_today
+from agents.common.nets import Track, no_track
+from agents.common.representation import (
+    Fitting,
+    Representation,
+    UserDays,
+    fit_representation,
+    user_days,
+)
+from agents.common.tensors import Panel, panel
+from agents.common.types import Array, Forecast
+from marketing_env import DayView, LoggedDataset, Policy
+
+METHOD = "cluster"
+GRID = (5, 10, 20, 50, 100)  # numbers of clusters to choose from
+_CELL = 10  # held-out user-days for each cluster and incentive, at least
+_CROWD = 200  # users of the log that complete the audience of a day
+_SAMPLE = 100_000  # user-days that place the centres and teach the classifier
+_HELD_OUT = 1_000_000  # user-days that estimate outcomes
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the networks, the clusters and the program."""
+
+    clusters: int = 0  # 0: chosen on held-out users among 5, 10, 20, 50 and 100
+    decision_aware: bool = True  # clusters of predicted curves; else of hidden representations
+    folds: int = 4  # parts of the users; the network learns from all but two of them
+    width: int = 128  # of the first hidden layer and of the classifier; the second has half
+    epochs: float = 6.0
+    batch: int = 2048  # user-days a step
+    learning_rate: float = 5e-3
+    temperature: float = 0.1  # of soft labels, in mean squared distances to the nearest centre
+    risk: float = 0.1  # accepted probability that estimation error makes a day's plan overspend
+    least_support: float = 0.01  # logging probability below which an incentive is not chosen
+    pacing: bool = True  # spread what remains over the days left; else a fixed share a day
+    progress: bool = True  # show progress bars on a terminal
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained allocator: answers every budget."""
+
+    config: Config
+    teacher: Clusters = field(repr=False)  # what the classifier imitates; not needed to serve
+    classifier: Classifier = field(repr=False)
+    outcomes: Outcomes = field(repr=False)  # of the classifier's clusters
+    share: Array = field(repr=False)  # (T, L) of the log's users; absent ones are in no cluster
+    distillation: Distillation
+
+    def policy(self, budget: float) -> Policy:
+        """One incentive for each cluster; budget in currency per user per campaign."""
+        check_budget(budget)
+        return ClusterTable(self, budget)
+
+    def forecast(self, budget: float) -> Forecast:
+        """Estimated totals if users stayed in the states of the log: a myopic model's belief.
+
+        Errors of a cluster's outcomes are the same on all days, so errors of days add up.
+        """
+        check_budget(budget)
+        money, risk = budget / len(self.share), self.config.risk
+        tables = [solve(self.outcomes, size, risk) for size in self.share]
+        days = np.array([table.expected(money) for table in tables])
+        (reward, cost), (reward_error, cost_error) = days.sum(axis=0).tolist()
+        bound = max(sum(table.bound(money) for table in tables), reward)
+        idle = float(self.share.sum(axis=0) @ self.outcomes.mean[:, 0, 0])
+        return Forecast(reward, reward_error, cost, cost_error, bound, idle)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `model.json`."""
+        arrays = {f"outcomes.{name}": x for name, x in self.outcomes._asdict().items()}
+        tensors = {name: torch.tensor(x) for name, x in {**arrays, "share": self.share}.items()}
+        tensors |= files.prefixed("teacher", self.teacher)
+        tensors |= files.prefixed("classifier", self.classifier)
+        meta = {"config": asdict(self.config), "distillation": self.distillation._asdict()}
+        files.save_model(folder, METHOD, tensors, meta)
+
+
+class ClusterTable:
+    """Classifies each user, and reads the incentive of the cluster at the day's money."""
+
+    def __init__(self, model: Model, budget: float) -> None:
+        self.model, self.budget = model, budget
+
+    def probs(self, view: DayView) -> Array:
+        model, horizon = self.model, len(self.model.share)
+        obs = torch.as_tensor(np.ascontiguousarray(view.obs))
+        cluster = assign(model.classifier, obs, torch.full((len(obs),), view.day))
+        usual = model.share[min(view.day, horizon - 1)]
+        size = np.bincount(cluster, minlength=len(usual)) + _CROWD * usual
+        money = money_today(view, self.budget, horizon, model.config.pacing)
+        table = solve(model.outcomes, size, model.config.risk)
+        arm = table.at(money * size.sum()).serve(cluster, view.bucket)
+        return np.asarray(np.eye(model.outcomes.mean.shape[1])[arm])
+
+
+def fit(
+    log: LoggedDataset, config: Config = Config(), seed: int = 0, *, track: Track = no_track
+) -> Model:
+    """Learn clusters and their outcomes from a log alone.
+
+    Args:
+        track: receives learning curves, like TensorBoard's `add_scalar`.
+
+    Raises:
+        ValueError: for less than three folds, or more of them than users; a negative number of
+            clusters; a temperature that is not positive; a risk that is no probability.
+    """
+    _check(config, log)
+    rng = np.random.default_rng([seed, 5])
+    data, propensity = panel(log), torch.tensor(log.propensity)
+    part = rng.permutation(log.n_users) % config.folds
+    taught, tested = (
+        user_days(data, propensity, torch.as_tensor(np.flatnonzero(chosen)))
+        for chosen in (part >= 2, part < 2)
+    )
+    fitting = Fitting(
+        config.epochs, config.batch, config.learning_rate, seed, track, config.progress
+    )
+    network = fit_representation(taught, data.n_actions, data.horizon, config.width, fitting)
+    tested, sample = _some(tested, _HELD_OUT, rng), _some(taught, _SAMPLE, rng)
+    half = part[tested.user.numpy()]
+    held_out = HeldOut(tested, half, network, config.risk, config.least_support)
+    teacher = choose_clusters(network, sample, held_out, config, seed, track)
+    classifier = distil(teacher, sample, config.width, config.temperature, fitting)
+    distillation = held_out.compare(teacher, classifier)
+    for name, loss in distillation._asdict().items():
+        track(f"distillation/{name}", loss, 0)
+    n_clusters = len(teacher.centre)
+    outcomes = held_out.outcomes(held_out.clusters(classifier), n_clusters)
+    share = _shares(data, classifier, n_clusters)
+    return Model(config, teacher, classifier, outcomes, share, distillation)
+
+
+def load(folder: str | Path) -> Model:
+    """Read a model that its `save` wrote."""
+    meta, tensors = files.read_meta(folder), files.read_tensors(folder)
+    config, share = Config(**meta["config"]), tensors["share"].numpy()
+    teacher, classifier, arrays = (
+        files.under(part, tensors) for part in ("teacher", "classifier", "outcomes")
+    )
+    return Model(
+        config,
+        Clusters.rebuild(teacher, config.decision_aware, len(share)),
+        Classifier.rebuild(classifier, len(share)),
+        Outcomes(**{name: tensor.numpy() for name, tensor in arrays.items()}),
+        share,
+        Distillation(**meta["distillation"]),
+    )
+
+
+def choose_clusters(
+    network: Representation,
+    rows: UserDays,
+    held_out: HeldOut,
+    config: Config,
+    seed: int = 0,
+    track: Track = no_track,
+) -> Clusters:
+    """As many clusters as configured, or as are worth most on held-out users.
+
+    Only numbers that leave enough held-out user-days for each cell are tried.
+    """
+    most = len(held_out.half) // (_CELL * len(network.level))
+    grid = [config.clusters] if config.clusters else [n for n in GRID if n <= max(most, GRID[0])]
+    found = [fit_clusters(network, rows, n, config.decision_aware, seed) for n in grid]
+    worth = [held_out.worth(held_out.clusters(each), len(each.centre)) for each in found]
+    for n, value in zip(grid, worth, strict=True):
+        track("clusters/worth", value, n)
+    return found[int(np.argmax(worth))]
+
+
+def _shares(data: Panel, classifier: Classifier, n_clusters: int) -> Array:
+    """(T, L) share of all users who are in each cluster on each day."""
+    days = []
+    for day in range(data.horizon):
+        obs = data.obs[data.valid[:, day], day]
+        cluster = assign(classifier, obs, torch.full((len(obs),), day))
+        days.append(np.bincount(cluster, minlength=n_clusters) / data.n_users)
+    return np.stack(days)
+
+
+def _some(rows: UserDays, most: int, rng: np.random.Generator) -> UserDays:
+    n = len(rows.arm)
+    return rows if n <= most else rows.take(torch.as_tensor(rng.choice(n, most, replace=False)))
+
+
+def _check(config: Config, log: LoggedDataset) -> None:
+    if not 3 <= config.folds <= log.n_users:
+        raise ValueError(f"folds = {config.folds}: allowed is 3 to {log.n_users}, a user in each")
+    if config.clusters < 0:
+        raise ValueError(f"clusters = {config.clusters}: allowed is 1 or more, or 0 to choose")
+    if not config.temperature > 0:
+        raise ValueError(f"temperature = {config.temperature}: allowed is more than 0")
+    if not 0 < config.risk < 1:
+        raise ValueError(f"risk = {config.risk}: allowed is between 0 and 1")
