@@ -93,6 +93,16 @@ def test_constant_policies_are_worth_what_they_earn(
     assert judged.reward_error < 0.15
 
 
+def test_correction_makes_up_for_an_evaluation_that_learned_nothing() -> None:
+    """In a campaign of one day it is the doubly robust estimate, right whatever Q says."""
+    action = (np.random.default_rng(1).random(6_000) < 0.2).astype(np.int64)
+    log = one_day(7.0 + action, 2.0 * action, action)
+    log = replace(log, propensity=np.where(action == 1, 0.2, 0.8)[:, None])
+    judged = oracle(log, replace(SMALL, updates=1)).judge(1.0, Constant(1))
+    assert abs(judged.reward - 8.0) <= 4 * judged.reward_error < 4
+    assert abs(judged.cost - 2.0) <= 4 * judged.cost_error < 1
+
+
 def test_absent_users_earn_nothing() -> None:
     half = np.repeat(np.arange(LOG.n_users) % 2 == 0, T).reshape(-1, T)
     judged = oracle(replace(LOG, valid=half)).judge(1.0, Constant(1))

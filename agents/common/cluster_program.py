@@ -57,7 +57,7 @@ class Outcomes(NamedTuple):
 class Cells(NamedTuple):
     """Weighted means over the rows of each cluster and arm."""
 
-    count: Array  # (L, K) rows
+    rows: Array  # (L, K) how many
     mean: Array  # (L, K, 2) NaN without rows
     total: Array  # (L, K) sum of weights
     size: Array  # (L, K) rows of equal weight that would be as good: (sum w)^2 / sum w^2
@@ -76,10 +76,10 @@ def estimate(rows: Rows, n_clusters: int, least_support: float) -> Outcomes:
         arm_mean = sums.sum(axis=0) / cells.total.sum(axis=0)[:, None]
         sampling = cells.variance / cells.size[..., None]
     prior = arm_mean + _cluster_means(rows, n_clusters) - rows.predicted.mean(axis=0)
-    mean = shrink(cells.mean, sampling, prior, cells.count.sum(axis=1))
+    mean = shrink(cells.mean, sampling, prior, cells.rows.sum(axis=1))
     mean[..., 1] = np.maximum(mean[..., 1], 0)
     error = np.sqrt(cells.variance / np.maximum(cells.size, 1)[..., None])
-    return Outcomes(mean, error, _eligible(cells.count, least_support))
+    return Outcomes(mean, error, _eligible(cells.rows, least_support))
 
 
 def cell_means(rows: Rows, n_clusters: int) -> Cells:
