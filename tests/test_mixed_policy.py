@@ -95,10 +95,12 @@ def test_contacts_without_their_price_are_refused() -> None:
 
 
 def test_spending_is_what_was_forecast() -> None:
+    model = trained(folds=4, steps=200)
     for share in (0.2, 0.6):
         budget = share * LOG.spend
-        found = evaluate(trained().policy(budget), CONFIG, n_users=10_000, seeds=2)
-        assert found.cost.mean() == pytest.approx(trained().forecast(budget).cost, rel=0.15)
+        found = evaluate(model.policy(budget), CONFIG, n_users=20_000, seeds=2)
+        # All members act, one fewer is judged: on small logs the forecast is on the dear side.
+        assert found.cost.mean() == pytest.approx(model.forecast(budget).cost, rel=0.15)
         assert found.cost.mean() <= 1.03 * budget
 
 
