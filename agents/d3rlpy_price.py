@@ -15,7 +15,7 @@ Learning, WSDM 2023, arXiv 2309.02669; d3rlpy, Seno & Imai, JMLR 23(315), 2022, 
 Hasselt et al., AAAI 2016) and DiscreteFQE (Le et al., ICML 2019).
 
 Differences from the paper:
-1. A grid of prices serves every budget, instead of one game for one budget; `Config.budgets` lets
+1. A grid of prices serves every budget, instead of one game for one budget; `Config.refine_at` lets
    column generation add the prices that given budgets ask for.
 2. Policies are evaluated on users from whom no learner learned, and fitted Q evaluation is
    corrected by the errors that it makes there (`Oracle.judge`).
@@ -51,7 +51,7 @@ class Config:
 
     algorithm: Literal["cql", "bcq", "ddqn"] = "cql"  # conservative, batch-constrained, Double DQN
     prices: int = 8  # best responses between unconstrained and almost no spending
-    budgets: Sequence[float] | None = None  # currency per user; each adds the price it asks for
+    refine_at: Sequence[float] | None = None  # currency per user; each adds the price it needs
     steps: int = 3000  # gradient steps of the learner, per price
     updates: int = 1500  # gradient steps of evaluation, per policy, for reward and cost each
     batch: int = 1024  # user-days per step
@@ -59,7 +59,7 @@ class Config:
     alpha: float = 0.03  # weight of CQL's penalty, against daily rewards of at most about 1
     flexibility: float = 0.3  # BCQ's least logging probability, relative to the likeliest incentive
     width: int = 128  # of both hidden layers
-    held_out: float = 0.5  # share of users kept to evaluate the policies
+    judge_share: float = 0.5  # of users, kept from learners to evaluate their policies
     risk: float = 0.05  # accepted probability that estimation error makes the plan overspend
     device: str = "cpu"
     progress: bool = True  # show progress bars on a terminal
@@ -118,7 +118,7 @@ class Oracle:
     """Trains best responses on one part of a log's users and judges them on the other."""
 
     def __init__(self, log: LoggedDataset, config: Config, seed: int, track: Track) -> None:
-        learn, test = log.split(1 - config.held_out, seed)
+        learn, test = log.split(1 - config.judge_share, seed)
         self.learn, self.test = user_days(learn), user_days(test)
         self.config, self.track = config, track
         self.n_actions, self.horizon = log.n_actions, log.horizon
@@ -288,7 +288,7 @@ def fit(
     grid = choose_prices(oracle.learn, config.prices)
     bar = tqdm(grid, desc="best responses", disable=None if config.progress else True)
     responses = [idle, *(oracle.respond(price) for price in bar)]
-    for budget in config.budgets or ():
+    for budget in config.refine_at or ():
         price = mixture(responses, budget, config.risk).price[0]
         responses.append(oracle.respond(float(price)))
     responses.sort(key=lambda response: response.price)

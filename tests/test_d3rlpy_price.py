@@ -20,6 +20,7 @@ import agents
 from agents import d3rlpy_price
 from agents.common.nets import no_track
 from agents.d3rlpy_price import Config, Constant, Greedy, Oracle, choose_prices, fit, user_days
+from experiments import train
 from marketing_env import (
     ConstantPolicy,
     DayView,
@@ -178,7 +179,7 @@ def test_budgets_are_kept_and_earn_most_of_the_bound() -> None:
 
 def test_column_generation_adds_the_price_of_a_budget() -> None:
     budget = 0.3
-    plain, more = fit(LOG, TINY), fit(LOG, replace(TINY, budgets=[budget]))
+    plain, more = fit(LOG, TINY), fit(LOG, replace(TINY, refine_at=[budget]))
     assert len(more.responses) == len(plain.responses) + 1
     (added,) = {r.price for r in more.responses} - {r.price for r in plain.responses}
     # The slope, at the budget, of the upper envelope of all chords: by brute force.
@@ -206,7 +207,7 @@ def test_price_grid_surrounds_what_money_buys_in_a_day() -> None:
 
 @pytest.mark.parametrize("algorithm", ["cql", "bcq", "ddqn"])
 def test_saved_learners_choose_the_same(algorithm: str, tmp_path: Path) -> None:
-    model = fit(LOG, replace(TINY, algorithm=algorithm, budgets=(0.2,)))
+    model = fit(LOG, replace(TINY, algorithm=algorithm, refine_at=(0.2,)))
     model.save(tmp_path / "model")
     loaded = agents.load(tmp_path / "model")
     assert isinstance(loaded, d3rlpy_price.Model)
@@ -236,3 +237,11 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "d3rlpy", None)
     with pytest.raises(ImportError, match=r"pip install 'marketing-env\[d3rlpy\]'"):
         fit(LOG, TINY)
+
+
+def test_settings_are_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--method", "d3rlpy_price", "--help"])
+    said = capsys.readouterr().out
+    for name in ("--algorithm {cql,bcq,ddqn}", "--refine-at FLOAT", "--judge-share"):
+        assert name in said
