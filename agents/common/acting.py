@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,12 @@ _ROWS = 8192  # users served at once
 
 
 class Responder:
-    """Best responses to every price, where the log supports them."""
+    """Best responses to every price, where the log supports them.
+
+    Each user is served by all members but one, drawn by its bucket. So are the users of the log
+    when their values are estimated (`fitted_q.py`), the one left out being the judge: what acts is
+    then what was judged. The mean of all members would be another policy, which spends less.
+    """
 
     def __init__(
         self, values: ActionValues, prices: Tensor, support: Support | None, pessimism: float
@@ -29,30 +36,45 @@ class Responder:
         """(n, K) bool, or None for every incentive."""
         return None if self.support is None else self.support.allowed(obs, day)
 
-    @torch.no_grad()
     def act(self, view: DayView, head: int) -> Array:
         """(n,) best response to the price of one head."""
-        obs = torch.as_tensor(np.ascontiguousarray(view.obs))
-        parts = [
-            greedy(
-                self.values.members(rows, view.day, head), self.prices[[head]],
-                self.allowed(rows, view.day), self.pessimism,
-            )[:, 0]
-            for rows in obs.split(_ROWS)
-        ]  # fmt: skip
-        return np.asarray(torch.cat(parts).numpy()) if parts else np.empty(0, dtype=np.int64)
+        action = np.empty(len(view.obs), dtype=np.int64)
+        for rows, obs, acting in self._served(view):
+            q = acting.members(obs, view.day, head)
+            action[rows] = self._greedy(q, obs, view.day, self.prices[[head]])[:, 0]
+        return action
 
-    @torch.no_grad()
     def worth(self, view: DayView) -> Array:
         """(G, D) mean values-to-go over the users of a day, if each followed one head."""
-        obs = torch.as_tensor(np.ascontiguousarray(view.obs))
         total = torch.zeros(len(self.prices), 1, dtype=torch.float64)
-        for rows in obs.split(_ROWS):
-            q = self.values.members(rows, view.day)
-            choice = greedy(q, self.prices, self.allowed(rows, view.day), self.pessimism)
+        for _, obs, acting in self._served(view):
+            q = acting.members(obs, view.day)
+            choice = self._greedy(q, obs, view.day, self.prices)
             index = choice[:, None, None].expand(-1, 1, q.shape[3], -1)
             total = total + q.mean(0).gather(1, index)[:, 0].double().sum(0).T
-        return np.asarray((total / max(len(obs), 1)).numpy())
+        return np.asarray((total / max(len(view.obs), 1)).numpy())
+
+    def _greedy(self, q: Tensor, obs: Tensor, day: int, prices: Tensor) -> Tensor:
+        return greedy(q, prices, self.allowed(obs, day), self.pessimism)
+
+    def _served(self, view: DayView) -> Iterator[tuple[Array, Tensor, ActionValues]]:
+        """Some users at a time: their rows, what is seen of them, and who serves them."""
+        idle = left_out(view.bucket, len(self.values.each))
+        with torch.no_grad():
+            for member in np.unique(idle):
+                acting = self.values.without(member)
+                users = np.flatnonzero(idle == member)
+                for start in range(0, len(users), _ROWS):
+                    rows = users[start : start + _ROWS]
+                    yield rows, torch.as_tensor(view.obs[rows]), acting
+
+
+def left_out(bucket: Array, members: int) -> Array:
+    """(n,) the member that does not serve a user.
+
+    From late digits of the bucket, the early ones say which part of a mixture the user follows.
+    """
+    return np.asarray(bucket * 2.0**26 % members).astype(np.int64)
 
 
 class BestResponse:

@@ -11,8 +11,8 @@ oracle) or `plain_q.py` (fitted Q iteration as the literature has it).
 
 Maximisation bias is met by cross-fitting (double Q-learning, van Hasselt 2010, over user folds):
 member f is trained on the users outside fold f; the action of a user in fold f is chosen by the
-members that saw him and valued by the one that did not. The acting policy uses all members' mean,
-or, where it is told to be pessimistic, their lower confidence bound.
+members that saw him and valued by the one that did not. The choice uses the members' mean or,
+where it is told to be pessimistic, their lower confidence bound.
 """
 
 from __future__ import annotations
@@ -107,6 +107,10 @@ class ActionValues:
     def mean(self, obs: Tensor, day: int, head: int | None = None) -> Tensor:
         """(n, K, D, G or 1)"""
         return self.members(obs, day, head).mean(0)
+
+    def without(self, member: int) -> ActionValues:
+        """All members but one, or the only one."""
+        return ActionValues(self.each[:member] + self.each[member + 1 :] or self.each)
 
 
 Choose = Callable[[Tensor, Tensor, Tensor, int], Tensor]
