@@ -83,7 +83,7 @@ def drift(config: CampaignConfig, state: State, action: Array, active: Array | i
     # The minimum only catches rounding errors, which would leave the grid.
     return State(
         engagement=np.minimum(keep * state.engagement + (1 - keep) * e_top * active, e_top),
-        recency=np.where(active, 0, np.minimum(state.recency + 1, n_top)),
+        recency=np.minimum(state.recency + 1, n_top) * (1 - active),
         fatigue=np.minimum(tire * state.fatigue + (1 - tire) * f_top * dose, f_top),
     )
 
@@ -92,17 +92,17 @@ def step(
     config: CampaignConfig, users: Users, state: State, action: Array, day: int, chance: Array
 ) -> Outcome:
     """One day of n users under the given luck, (n, 6)."""
-    r = response(config, users, state, action, day)
-    active = chance[..., ACTIVE] < r.active
-    redeemed = active & (chance[..., REDEEM] < r.redeem)
-    rank = (chance[..., BASKET] * len(config.basket_quantiles)).astype(np.int64)
+    r, draw = response(config, users, state, action, day), chance.T
+    active = draw[ACTIVE] < r.active
+    redeemed = active & (draw[REDEEM] < r.redeem)
+    rank = (draw[BASKET] * len(config.basket_quantiles)).astype(np.int64)
     reward = active * r.basket * config.basket_quantiles[rank]
     cost = redeemed * _payout(config, reward, action)
     moved = drift(config, state, action, active)
     after = State(
-        engagement=_round(moved.engagement, chance[..., ENGAGEMENT]),
+        engagement=_round(moved.engagement, draw[ENGAGEMENT]),
         recency=moved.recency,
-        fatigue=_round(moved.fatigue, chance[..., FATIGUE]),
+        fatigue=_round(moved.fatigue, draw[FATIGUE]),
     )
     return Outcome(reward, cost, active, redeemed, after)
 
@@ -110,7 +110,7 @@ def step(
 def observe(config: CampaignConfig, users: Users, state: State, day: int) -> Array:
     """What a policy may see of each user in the morning, (n, len(config.columns)) float32."""
     d = config.n_features
-    obs = np.empty((*users.features.shape[:-1], len(config.columns)), dtype=np.float32)
+    obs = np.empty((*users.features.shape[:-1], d + len(State._fields) + 3), dtype=np.float32)
     obs[..., :d] = users.features
     for i, level in enumerate(_scaled(config, state)):
         obs[..., d + i] = level

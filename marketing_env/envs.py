@@ -269,6 +269,8 @@ def _campaign_seed(
 
 def _levels(action: Any, config: CampaignConfig, shape: tuple[int, ...]) -> Array:
     """The action as integers; a negative one would silently mean the largest incentive."""
+    if shape == () and isinstance(action, int | np.integer) and 0 <= action < config.n_actions:
+        return action  # type: ignore[return-value]  # the short way of the single environment
     levels = np.asarray(action)
     if levels.shape != shape or levels.dtype.kind not in "iu":
         raise ValueError(f"action = {action!r}: allowed are integers of shape {shape}")

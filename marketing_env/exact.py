@@ -19,10 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from marketing_env.config import Array, CampaignConfig
-from marketing_env.planner import solve
+from marketing_env.planner import USERS, solve
 from marketing_env.users import Users
 
-_CHUNK_CELLS = 60_000  # users x prices x states solved at once, to stay in the cache
 _MAX_ROUNDS = 60  # of column generation; 8 to 20 are usual
 
 
@@ -97,10 +96,9 @@ def plan(
     prices = np.atleast_1d(np.asarray(price, dtype=float))
     if not (prices >= 0).all():
         raise ValueError(f"price = {price!r}: allowed are numbers of at least 0")
-    chunk = max(1, _CHUNK_CELLS // (len(prices) * int(np.prod(config.shape))))
     parts = [
-        solve(config, users.take(slice(i, i + chunk)), prices, foresight, keep_actions)
-        for i in range(0, max(users.n, 1), chunk)
+        solve(config, users.take(slice(i, i + USERS)), prices, foresight, keep_actions)
+        for i in range(0, max(users.n, 1), USERS)
     ]
     reward, cost = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
     tables = [p[2] for p in parts if p[2] is not None]

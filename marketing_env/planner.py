@@ -1,4 +1,4 @@
-"""Backward induction over (engagement, recency, fatigue) for many users and prices at once.
+"""Backward induction over (engagement, recency, fatigue) for many users, one price at a time.
 
 For price lambda, V = V_r - lambda V_c is carried beside the cost V_c of the same policy:
 
@@ -6,6 +6,9 @@ For price lambda, V = V_r - lambda V_c is carried beside the cost V_c of the sam
 
 with p the probability of an active day in (s, a), and A V, I V the mean value of the morning after
 an active and an idle day. All of it comes from `dynamics.expected` and `dynamics.drift`.
+
+Arrays are (F, E, N, n): with users last, numpy's loops run along users, and what an offer does to
+fatigue is one tall matrix product for all offers.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ import numpy as np
 
 from marketing_env import dynamics
 from marketing_env.config import Array, CampaignConfig
-from marketing_env.users import LATENT, State, Users
+from marketing_env.users import State, Users
+
+USERS = 64  # solved at once, so that a day of one price stays in the cache
 
 
 class Morning(NamedTuple):
@@ -24,66 +29,84 @@ class Morning(NamedTuple):
 
     idle: Array  # (E, E) engagement after an idle day
     active: Array  # (E, E) engagement after an active day
-    offer: Array  # (K, F, F) fatigue after each incentive, transposed
+    offer: Array  # (K * F, F) fatigue after each incentive
     older: Array  # (N,) recency after an idle day
 
 
 class Day(NamedTuple):
     """What a day brings in every state; recency changes neither basket nor payout."""
 
-    active: Array  # (K, n, E, N, F) probability of an active day
-    basket: Array  # (K, n, E, 1, F) mean reward of an active day
-    payout: Array  # (K, n, E, 1, F) mean cost of an active day
+    active: Array  # (K, F, E, N, n) probability of an active day
+    basket: Array  # (K, F, E, 1, n) mean reward of an active day
+    payout: Array  # (K, F, E, 1, n) mean cost of an active day
 
 
 def solve(
     config: CampaignConfig, users: Users, prices: Array, foresight: float, keep_actions: bool
 ) -> tuple[Array, Array, Array | None]:
     """Campaign reward (n, G) and cost (n, G) of each user's plan, and actions (G, T, n, S)."""
-    n, shape, n_prices = users.n, config.shape, len(prices)
-    idle_price = np.isinf(prices)
-    price = np.where(idle_price, 0, prices).reshape(-1, 1, 1, 1, 1)
-    may = ~idle_price.reshape(-1, 1, 1, 1, 1)  # an infinite price allows no incentive
     week = [_day(config, users, day) for day in range(min(7, config.horizon))]
-    net = [b - price * c for b, c in zip(week[0].basket, week[0].payout, strict=True)]
     morning = _morning(config)
-    value, cost = (np.zeros((n_prices, n, *shape)) for _ in range(2))
-    actions = np.empty((config.horizon, n_prices, n, *shape), np.uint8) if keep_actions else None
+    reward, cost = (np.empty((users.n, len(prices))) for _ in range(2))
+    tables = (len(prices), config.horizon, users.n, int(np.prod(config.shape)))
+    actions = np.empty(tables, np.uint8) if keep_actions else None
+    at_start = (users.start.fatigue, users.start.engagement, users.start.recency)
+    for g, price in enumerate(prices):
+        table = None if actions is None else actions[g]
+        value = _campaign(config, week, morning, price, foresight, table)
+        net, cost[:, g] = value[(slice(None), *at_start, np.arange(users.n))]
+        reward[:, g] = net if np.isinf(price) else net + price * cost[:, g]
+    return reward, cost, actions
+
+
+def _campaign(
+    config: CampaignConfig,
+    week: list[Day],
+    morning: Morning,
+    price: float,
+    foresight: float,
+    actions: Array | None,
+) -> Array:
+    """Net value and cost of the plan on the first morning, (2, F, E, N, n).
+
+    actions: (T, n, S), filled with the plan.
+    """
+    n_offers = 1 if np.isinf(price) else config.n_actions
+    price = 0.0 if np.isinf(price) else price
+    brings = np.stack([week[0].basket - price * week[0].payout, week[0].payout])
+    value, total = (np.zeros((2, *week[0].active.shape[1:])) for _ in range(2))
+    merit, choice = np.empty(value.shape[1:]), np.empty(value.shape[1:], np.uint8)
     for day in reversed(range(config.horizon)):
-        after, spent = _look_ahead(morning, value), _look_ahead(morning, cost)
-        p, payout = week[day % 7].active, week[day % 7].payout
-        merit = np.full(value.shape, -np.inf)
-        for k in range(config.n_actions):
-            (active, idle), (active_cost, idle_cost) = (
-                _after_offer(x, morning.offer[k]) for x in (after, spent)
-            )
-            total = p[k] * (net[k] + active - idle) + idle
-            sight = total if foresight == 1 else foresight * total + (1 - foresight) * p[k] * net[k]
-            better = (sight > merit) & (may | (k == 0))
+        after_active, after_idle = _look_ahead(morning, value, config.n_actions)
+        merit.fill(-np.inf)
+        for k in range(n_offers):
+            p, net = week[day % 7].active[k], brings[0, k]
+            np.subtract(brings[:, k] + after_active[:, k], after_idle[:, k], out=total)
+            total *= p
+            total += after_idle[:, k]
+            sight = total[0] if foresight == 1 else _discounted(total[0], p * net, foresight)
+            better = sight > merit
             np.copyto(merit, sight, where=better)
             np.copyto(value, total, where=better)
-            expense = p[k] * (payout[k] + active_cost - idle_cost) + idle_cost
-            np.copyto(cost, expense, where=better)
-            if actions is not None:
-                np.copyto(actions[day], np.uint8(k), where=better)
-    at_start = (slice(None), np.arange(n), *users.start)
-    total_cost = cost[at_start].T
-    reward = value[at_start].T + price.reshape(-1) * total_cost
-    if actions is not None:
-        return reward, total_cost, actions.swapaxes(0, 1).reshape(n_prices, config.horizon, n, -1)
-    return reward, total_cost, None
+            np.copyto(choice, np.uint8(k), where=better)
+        if actions is not None:
+            actions[day] = choice.transpose(3, 1, 2, 0).reshape(actions.shape[1:])
+    return value
+
+
+def _discounted(total: Array, today: Array, foresight: float) -> Array:
+    return np.asarray(foresight * total + (1 - foresight) * today)
 
 
 def _day(config: CampaignConfig, users: Users, day: int) -> Day:
-    each = users._replace(**{name: getattr(users, name)[:, None, None, None] for name in LATENT})
     e, r, f = (np.arange(levels) for levels in config.shape)
-    states = State(e[:, None, None], r[:, None], f)
+    states = State(e[:, None, None], r[:, None], f[:, None, None, None])
     rows = [
-        dynamics.expected(config, each, states, np.array(k), day) for k in range(config.n_actions)
+        dynamics.expected(config, users, states, np.array(k), day) for k in range(config.n_actions)
     ]
-    shape = (users.n, len(e), 1, len(f))
+    shape = (len(f), len(e), 1, users.n)
     return Day(
-        active=np.stack([np.broadcast_to(p, (users.n, *config.shape)) for p, _, _ in rows]),
+        active=np.stack([np.broadcast_to(p, (*shape[:2], len(r), users.n)) for p, _, _ in rows]),
         basket=np.stack([np.broadcast_to(basket, shape) for _, basket, _ in rows]),
         payout=np.stack([np.broadcast_to(payout, shape) for _, _, payout in rows]),
     )
@@ -98,27 +121,22 @@ def _morning(config: CampaignConfig) -> Morning:
     return Morning(
         idle=_rounding(idle.engagement.ravel(), len(e)),
         active=_rounding(active.engagement.ravel(), len(e)),
-        offer=np.stack([_rounding(level.ravel(), len(f)).T for level in tired]),
+        offer=np.concatenate([_rounding(level.ravel(), len(f)) for level in tired]),
         older=idle.recency.ravel(),
     )
 
 
-def _look_ahead(morning: Morning, value: Array) -> tuple[Array, Array]:
-    """Means after an active day (G, n, E, F) and an idle one (G, n, E, N, F), before fatigue."""
-    n_prices, n, e, r, f = value.shape
-    idle = (morning.idle @ value.reshape(n_prices, n, e, r * f)).reshape(value.shape)
-    return morning.active @ value[:, :, :, 0], idle[:, :, :, morning.older]
-
-
-def _after_offer(after: tuple[Array, Array], offer: Array) -> tuple[Array, Array]:
-    """The same means once the offer has tired the user; shapes (G, n, E, 1, F), (G, n, E, N, F)."""
-    active, idle = after
-    # One product of tall matrices; on five axes numpy would do many tiny ones.
-    return _last(active, offer)[:, :, :, None], _last(idle, offer)
-
-
-def _last(x: Array, matrix: Array) -> Array:
-    return (x.reshape(-1, len(matrix)) @ matrix).reshape(x.shape)
+def _look_ahead(morning: Morning, value: Array, n_offers: int) -> tuple[Array, Array]:
+    """Means after each offer and an active (2, K, F, E, 1, n) or an idle day (2, K, F, E, N, n)."""
+    two, f, e, r, n = value.shape
+    idle = (morning.idle @ value.reshape(two, f, e, r * n)).reshape(value.shape)
+    active = morning.active @ value[:, :, :, 0]
+    after_idle = morning.offer @ idle[:, :, :, morning.older].reshape(two, f, -1)
+    after_active = morning.offer @ active.reshape(two, f, -1)
+    return (
+        after_active.reshape(two, n_offers, f, e, 1, n),
+        after_idle.reshape(two, n_offers, f, e, r, n),
+    )
 
 
 def _rounding(level: Array, levels: int) -> Array:

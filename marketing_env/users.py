@@ -11,9 +11,6 @@ from marketing_env.config import FEATURE_LIMIT, Array, CampaignConfig
 
 N_FACTORS = 7
 
-# The fields of `Users` that enter the physics.
-LATENT = ("base", "habit", "need", "lift", "dose_scale", "fatigue", "redeem", "basket")
-
 
 class State(NamedTuple):
     """What a user remembers, as integer levels (`CampaignConfig.shape`)."""

@@ -311,7 +311,7 @@ def test_users_are_solved_alike_in_any_company(monkeypatch: pytest.MonkeyPatch) 
     whole = plan(TOY, users, prices, keep_actions=True)
     alone = plan(TOY, users.take(slice(4, 5)), prices)
     assert_allclose(alone.reward, whole.reward[4:5], rtol=1e-13)
-    monkeypatch.setattr(exact, "_CHUNK_CELLS", 1)
+    monkeypatch.setattr(exact, "USERS", 2)
     pieces = plan(TOY, users, prices, keep_actions=True)
     assert_allclose(pieces.cost, whole.cost, rtol=1e-13)
     assert pieces.action is not None
