@@ -42,6 +42,7 @@ from agents.common.acting import PacedMixture
 from agents.common.frontier import Frontier
 from agents.common.nets import Track, no_track
 from agents.common.responses import Responses, Settings, learn_responses
+from agents.common.support import Support
 from agents.common.types import Forecast
 from marketing_env import LoggedDataset, Policy
 
@@ -65,6 +66,11 @@ class Model:
     def frontier(self) -> Frontier:
         """What the best responses earn and cost."""
         return self.responses.frontier
+
+    @property
+    def support(self) -> Support | None:
+        """Where the log is silent; None if it tried everything everywhere."""
+        return self.responses.support
 
     def policy(self, budget: float, contacts: float = np.inf) -> Policy:
         """The best mixture of at most m + 1 policies at a budget.

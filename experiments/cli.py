@@ -9,7 +9,7 @@ import tokenize
 import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -37,7 +37,15 @@ def from_options(cls: Callable[..., T], options: argparse.Namespace) -> T:
 
 
 def field_comments(cls: type) -> dict[str, str]:
-    """The comment behind each field in the class's source: its documentation."""
+    """The comment behind each field, inherited ones too: its documentation."""
+    comments: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if is_dataclass(base):
+            comments |= _own_comments(base)
+    return comments
+
+
+def _own_comments(cls: type) -> dict[str, str]:
     comments: dict[str, str] = {}
     name, line = "", -1
     for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(cls)).readline):

@@ -1,19 +1,26 @@
 """Simulate a campaign and write its log as Parquet.
 
-python -m experiments.log_data --preset payment_bonus --users 50000 --out logs/payment_bonus
+    python -m experiments.log_data --preset payment_bonus --users 50000 --out logs/payment_bonus
+
+More than 100,000 users are simulated and written part by part, so that any number fits in memory.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from experiments import cli
 from experiments.run import behaviour
 from experiments.settings import Behaviour, Setting
-from marketing_env import preset, rollout
+from marketing_env import LoggedDataset, preset, rollout, rollout_parts, save_parts
+from marketing_env.config import Array
+
+PART = 100_000  # users simulated and written at once
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         "log", o.preset, {"unobserved": o.unobserved}, behaviour=o.behaviour, epsilon=o.epsilon
     )
     config = preset(o.preset, unobserved=o.unobserved)
-    log = rollout(behaviour(setting), config, o.users, seed=o.seed)
-    log.save(o.out, progress=True)
+    if o.users <= PART:
+        logs = iter([rollout(behaviour(setting), config, o.users, seed=o.seed)])
+    else:
+        logs = rollout_parts(behaviour(setting), config, o.users, o.seed, part=PART)
+    totals = np.zeros(3)
+    save_parts(_counted(logs, totals), o.out, progress=True)
+    users, spent, earned = totals
     print(
-        f"{o.out}: {log.n_users} users x {log.horizon} days, per user {log.spend:.3f} spent,"
-        f" {log.value:.3f} {config.unit}"
+        f"{o.out}: {o.users} users x {config.horizon} days, per user {spent / users:.3f} spent,"
+        f" {earned / users:.3f} {config.unit}"
     )
+
+
+def _counted(logs: Iterator[LoggedDataset], totals: Array) -> Iterator[LoggedDataset]:
+    """The same logs; adds users, spend and reward to `totals` as they pass."""
+    for log in logs:
+        totals += log.n_users, log.cost.sum(), log.reward.sum()
+        yield log
 
 
 if __name__ == "__main__":

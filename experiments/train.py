@@ -40,13 +40,18 @@ class Options:
     out: Path  # folder for model, curves and TensorBoard events
     method: str = "mixed_policy"  # file of agents/, or the dotted path of your own module
     seed: int = 0  # of initial weights, folds and batches
+    users: int | None = None  # learn from so many users drawn at random: for logs beyond memory
     held_out: float = 0.0  # share of users kept from training, for experiments.replay
     budgets: tuple[float, ...] = ()  # currency per user; default: shares of the log's spend
 
 
-def read_log(name: str) -> LoggedDataset:
-    """A log by folder, file, or the name of a public data set."""
-    return REAL[name]() if name in REAL else LoggedDataset.load(name)
+def read_log(name: str, users: int | None = None, seed: int = 0) -> LoggedDataset:
+    """A log, or so many of its users, by folder, file, or the name of a public data set."""
+    if name not in REAL:
+        return LoggedDataset.load(name, users=users, seed=seed)
+    log = REAL[name]()
+    order = np.random.default_rng([seed, 9]).permutation(log.n_users)
+    return log.take(np.sort(order[:users]))
 
 
 def print_forecasts(model: Model, budgets: Sequence[float]) -> None:
@@ -74,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     o, config = cli.from_options(Options, given), cli.from_options(module.Config, given)
 
-    log = read_log(o.log)
+    log = read_log(o.log, o.users, o.seed)
     print(f"{o.log}: {log.n_users} users x {log.horizon} days, {log.n_actions} incentives")
     if o.held_out:
         log, _ = log.split(1 - o.held_out, seed=o.seed)

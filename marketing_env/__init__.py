@@ -13,6 +13,7 @@ from marketing_env.dataset import LoggedDataset
 from marketing_env.evaluate import Evaluation, Optimum, evaluate, optimum, score
 from marketing_env.exact import best_mixture, bound, curve, plan
 from marketing_env.one_shot import OneShotConfig, Trial, lbcf
+from marketing_env.parquet import save_parts
 from marketing_env.policy import (
     ConstantPolicy,
     DayView,
@@ -23,7 +24,7 @@ from marketing_env.policy import (
 )
 from marketing_env.presets import PRESETS, preset
 from marketing_env.replay import Estimate, replay
-from marketing_env.rollout import rollout
+from marketing_env.rollout import rollout, rollout_parts
 from marketing_env.users import State, Users, sample_users
 
 register(
@@ -60,6 +61,8 @@ __all__ = [
     "preset",
     "replay",
     "rollout",
+    "rollout_parts",
     "sample_users",
+    "save_parts",
     "score",
 ]

@@ -88,9 +88,13 @@ class LoggedDataset:
         parquet.save_log(self, folder, progress=progress)
 
     @staticmethod
-    def load(folder: str | Path) -> LoggedDataset:
-        """Read a folder (or one file) that `save`, or a company, wrote: see `parquet.load_log`."""
-        return LoggedDataset(**parquet.load_log(folder))
+    def load(folder: str | Path, *, users: int | None = None, seed: int = 0) -> LoggedDataset:
+        """Read a folder (or one file) that `save`, or a company, wrote: see `parquet.load_log`.
+
+        Args:
+            users: read only so many users, drawn at random; the log may be larger than memory.
+        """
+        return LoggedDataset(**parquet.load_log(folder, users, seed))
 
     @staticmethod
     def from_table(

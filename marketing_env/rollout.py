@@ -102,6 +102,19 @@ def draw(probs: Array, u: Array) -> Array:
     return np.asarray(np.minimum(passed, last))
 
 
+def rollout_parts(
+    policy: Policy, config: CampaignConfig, n_users: int, seed: int = 0, *, part: int = 100_000
+) -> Iterator[LoggedDataset]:
+    """Log a campaign that is larger than memory, `part` users at a time.
+
+    Every part has users and luck of its own, drawn from `seed`; none of them is that of `rollout`
+    with the same seed.
+    """
+    for number, start in enumerate(range(0, n_users, part)):
+        own = np.random.SeedSequence([seed, number, 6]).generate_state(1, np.uint64)[0]
+        yield rollout(policy, config, min(part, n_users - start), int(own >> 1))
+
+
 def rollout(
     policy: Policy,
     config: CampaignConfig,

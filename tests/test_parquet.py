@@ -82,7 +82,7 @@ def test_days_are_partitions_that_pandas_reads(tmp_path: Path) -> None:
     assert sorted(frame) == sorted(["age", "visits", "bucket", *REQUIRED])
     assert len(frame) == log.n_users * log.horizon
     assert frame[frame["day"] == 2]["reward"].sum() == pytest.approx(log.reward[:, 2].sum())
-    parts = sorted(p.parent.name for p in (tmp_path / "log").rglob("part-*.parquet"))
+    parts = sorted(p.parent.name for p in (tmp_path / "log" / "days").rglob("part-*.parquet"))
     assert parts == ["day=000", "day=001", "day=002", "day=003"]
     schema = json.loads((tmp_path / "log/schema.json").read_text())
     assert schema["columns"] == ["age", "visits"]
@@ -102,7 +102,7 @@ def test_a_failed_write_leaves_the_old_log(tmp_path: Path, monkeypatch: Any) -> 
     def fail(log: Any) -> str:
         raise OSError("disk full")
 
-    monkeypatch.setattr(parquet, "_schema_text", fail)
+    monkeypatch.setattr(parquet, "_as_json", fail)
     with pytest.raises(OSError, match="disk full"):
         make(seed=1).save(tmp_path / "log")
     assert same(LoggedDataset.load(tmp_path / "log"), make())
@@ -197,3 +197,43 @@ def test_faults_of_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         LoggedDataset.load(tmp_path)
+
+
+def test_parts_become_one_log(tmp_path: Path) -> None:
+    logs = [make(seed=seed) for seed in range(3)]
+    parquet.save_parts(iter(logs), tmp_path / "log")
+    found = LoggedDataset.load(tmp_path / "log")
+    for name in ("obs", "action", "reward", "bucket", "valid"):
+        whole = np.concatenate([getattr(log, name) for log in logs])
+        np.testing.assert_array_equal(getattr(found, name), whole)
+    assert parquet.user_ids(tmp_path / "log").tolist() == list(range(found.n_users))
+
+
+def test_parts_that_differ_leave_nothing_behind(tmp_path: Path) -> None:
+    log = make(seed=0)
+    short = log.take(slice(0, 3))
+    odd = replace(short, meta={**short.meta, "incentives": [0.0, 1.0, 9.0]})
+    with pytest.raises(ValueError, match=r"part 1: incentives .*9\.0.*allowed"):
+        parquet.save_parts([log, odd], tmp_path / "log")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="logs is empty"):
+        parquet.save_parts([], tmp_path / "log")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_sample_of_users_is_read(tmp_path: Path, own: bool) -> None:
+    log = make(seed=0)
+    log.save(tmp_path / "log")
+    path = tmp_path / "log" if own else tmp_path / "log" / "days"
+    whole = LoggedDataset.load(path)
+    some = LoggedDataset.load(path, users=5, seed=1)
+    assert some.n_users == 5
+    rows = [int(np.flatnonzero(whole.bucket == b)[0]) for b in some.bucket]
+    assert rows == sorted(rows)
+    np.testing.assert_array_equal(some.reward, whole.reward[rows])
+    np.testing.assert_array_equal(some.obs[:, :-1], whole.obs[rows, :-1])
+    other = LoggedDataset.load(path, users=5, seed=2)
+    assert set(other.bucket) != set(some.bucket)
+    assert LoggedDataset.load(path, users=10**6).n_users == whole.n_users
+    with pytest.raises(ValueError, match=r"users = 0"):
+        LoggedDataset.load(path, users=0)

@@ -21,6 +21,7 @@ from marketing_env import (
     dynamics,
     preset,
     rollout,
+    rollout_parts,
     sample_users,
 )
 from marketing_env.config import Array
@@ -197,3 +198,13 @@ def test_policy_sees_what_the_environment_shows() -> None:
         assert day.view.remaining_budget == math.inf
         assert_array_equal(day.view.obs, dynamics.observe(CONFIG, users, state, t))
         state = day.state
+
+
+def test_parts_are_users_and_luck_of_their_own() -> None:
+    parts = list(rollout_parts(RandomPolicy(K), CONFIG, 50, seed=3, part=20))
+    assert [log.n_users for log in parts] == [20, 20, 10]
+    buckets = np.concatenate([log.bucket for log in parts])
+    assert len(np.unique(buckets)) == 50
+    again = list(rollout_parts(RandomPolicy(K), CONFIG, 50, seed=3, part=20))
+    assert_array_equal(parts[1].reward, again[1].reward)
+    assert not np.isin(rollout(RandomPolicy(K), CONFIG, 50, seed=3).bucket, buckets).any()

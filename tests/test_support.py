@@ -80,4 +80,4 @@ def test_greedy_keeps_to_the_support(log: LoggedDataset, tmp_path: Path) -> None
 
 def test_random_logs_need_no_support_model() -> None:
     log = rollout(RandomPolicy(3), CONFIG, 300, seed=1)
-    assert mixed_policy.fit(log, SMALL).responses.support is None
+    assert mixed_policy.fit(log, SMALL).support is None
