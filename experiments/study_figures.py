@@ -1,4 +1,4 @@
-"""Figures of single studies: what foresight is worth, and randomised one-shot tests."""
+"""Figures of single studies: what foresight is worth, what mixing takes, one-shot tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.drawing import budget_axis, legend, panels
-from experiments.titles import OTHERS, STYLES, shown_name, span
+from experiments.titles import MAIN, OTHERS, STYLES, shown_name, span
+from marketing_env.config import Array
+
+_LEAST, _NEAR = 0.01, 1  # per cent: the least distance drawn, and one that is near
 
 
 def myopia(result: Mapping[str, Any]) -> Figure:
@@ -34,6 +37,55 @@ def myopia(result: Mapping[str, Any]) -> Figure:
     ax.set(ylabel="gain, % of the exact optimum's", ylim=(min(55, means.min() - 5), 103))
     legend(fig, ax)
     return fig
+
+
+def mixing(result: Mapping[str, Any]) -> Figure:
+    """Distance to the optimal mixture against the policies stored and the best responses asked."""
+    found = {
+        m: _mixing_means(result, m) for m in dict.fromkeys(r["method"] for r in result["rows"])
+    }
+    shown = [m for m in (MAIN, "exponentiated_gradient") if m in found]
+    title = f"Policies stored until {_NEAR} % from the optimum:\n" + ", ".join(
+        f"{shown_name(m)} {_stored_until(found[m], _NEAR)}" for m in shown
+    )
+    fig, axes = panels(1, 2, title, sharey=True)
+    others = iter(OTHERS)
+    for method, (stored, calls, distance) in found.items():
+        colour, marker = STYLES[MAIN] if method == MAIN else next(others)
+        look = {"color": colour, "marker": marker, "ms": 5, "label": shown_name(method)}
+        for ax, effort in zip(axes, (stored, calls), strict=True):
+            ax.loglog(
+                effort, np.maximum(distance, _LEAST), **look, zorder=3 if method == MAIN else 2
+            )
+    axes[0].set(xlabel="policies stored", ylabel="shortfall + overspend, %")
+    axes[1].set(xlabel="best responses asked for")
+    for ax in axes:
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.yaxis.set_major_formatter("{x:g}")
+    cases = f"{len(result['shares'])} budgets on {len(result['presets'])} presets"
+    note = f"means over {cases}, exact best responses; less than {_LEAST} % is drawn as {_LEAST} %"
+    legend(fig, axes[0], note)
+    return fig
+
+
+def _stored_until(means: Array, distance: float) -> str:
+    """Policies stored when the distance is reached first, or that it is not."""
+    near = means[2] <= distance
+    return f"{means[0, near.argmax()]:.0f}" if near.any() else f"over {means[0].max():,.0f}"
+
+
+def _mixing_means(result: Mapping[str, Any], method: str) -> Array:
+    """(3, rounds) policies stored, calls, and distance in %: means over presets and budgets."""
+    rows = [row for row in result["rows"] if row["method"] == method]
+    cells = [
+        [
+            (r["stored"], r["calls"], r["shortfall"] + r["violation"])
+            for r in rows
+            if r["rounds"] == n
+        ]
+        for n in result["rounds"]
+    ]
+    return np.mean(cells, axis=1).T
 
 
 def one_shot(summary: Mapping[str, Any]) -> Figure:

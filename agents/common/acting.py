@@ -47,12 +47,20 @@ class Responder:
     def worth(self, view: DayView) -> Array:
         """(G, D) mean values-to-go over the users of a day, if each followed one head."""
         total = torch.zeros(len(self.prices), 1, dtype=torch.float64)
-        for _, obs, acting in self._served(view):
+        for _, _, value in self.proposals(view):
+            total = total + value.double().sum(0).T
+        return np.asarray((total / max(len(view.obs), 1)).numpy())
+
+    def proposals(self, view: DayView) -> Iterator[tuple[Array, Tensor, Tensor]]:
+        """Some users at a time: their rows, every head's action (u, G) and values-to-go (u, D, G).
+
+        A head's values are what follows if it decides to the end.
+        """
+        for rows, obs, acting in self._served(view):
             q = acting.members(obs, view.day)
             choice = self._greedy(q, obs, view.day, self.prices)
             index = choice[:, None, None].expand(-1, 1, q.shape[3], -1)
-            total = total + q.mean(0).gather(1, index)[:, 0].double().sum(0).T
-        return np.asarray((total / max(len(view.obs), 1)).numpy())
+            yield rows, choice, q.mean(0).gather(1, index)[:, 0]
 
     def _greedy(self, q: Tensor, obs: Tensor, day: int, prices: Tensor) -> Tensor:
         return greedy(q, prices, self.allowed(obs, day), self.pessimism)

@@ -16,6 +16,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from agents.common.game import Master, solve_master
 from agents.common.types import Array, Forecast
@@ -43,6 +44,15 @@ class Frontier:
         """The policy that gives no incentives."""
         return int(np.isinf(self.price).any(axis=1).argmax())
 
+    @property
+    def cautious(self) -> Array:
+        """(G, 1 + m) values whose costs hold with probability `1 - risk` each."""
+        margin = NormalDist().inv_cdf(1 - self.risk) * self.error
+        margin[:, 0] = 0.0
+        # Giving nothing is no estimate: its cost is what the log says, without a margin.
+        margin[self.idle] = 0.0
+        return np.asarray(self.value + margin)
+
     def mix(self, limits: Sequence[float]) -> Master:
         """The best mixture whose costs keep the limits with probability `1 - risk`.
 
@@ -52,33 +62,41 @@ class Frontier:
         Raises:
             ValueError: if a limit is negative or less than giving no incentives costs.
         """
-        allowed = np.asarray(limits, dtype=float)
-        if not (allowed >= 0).all():
-            k = int(np.argmin(allowed >= 0))
-            name = ("budget", "contacts")[k]
-            raise ValueError(f"{name} = {float(allowed[k])!r}: allowed are numbers of at least 0")
-        margin = NormalDist().inv_cdf(1 - self.risk) * self.error
-        margin[:, 0] = 0.0
-        # Giving nothing is no estimate: its cost is what the log says, without a margin.
-        margin[self.idle] = 0.0
-        return solve_master(self.value + margin, allowed)
+        return solve_master(self.cautious, checked(limits))
 
     def forecast(self, limits: Sequence[float]) -> Forecast:
-        """What is expected of `mix(limits)`, with errors, certificate and comparison to the log."""
-        w = self.mix(limits).weight
-        value, error = w @ self.value, w @ self.error
+        """What is expected of `mix(limits)`."""
+        mixed = self.mix(limits)
+        return self.forecast_of(mixed.weight, limits, mixed.calls)
+
+    def forecast_of(
+        self,
+        weight: Array,
+        limits: Sequence[float],
+        oracle_calls: int = 0,
+        beyond: npt.ArrayLike = 0.0,
+    ) -> Forecast:
+        """What is expected of a mixture, with errors, certificate and comparison to the log.
+
+        Args:
+            weight: (G,) of each best response.
+            beyond: (1 + m,) what the policy earns and costs beyond the mixture, if it chooses
+                better than by chance who follows which response.
+        """
+        value, error, used = weight @ self.value + beyond, weight @ self.error, weight > 0
         over, over_error = self._over_log(value[1], value[0], error[0])
         return Forecast(
             reward=float(value[0]),
             reward_error=float(error[0]),
             cost=float(value[1]),
             cost_error=float(error[1]),
-            bound=max(self._bound(np.asarray(limits, dtype=float)), float(value[0])),
+            bound=max(self._bound(checked(limits)), float(value[0])),
             baseline=float(self.value[self.idle, 0]),
-            prices=tuple(self.price[w > 0, 0].tolist()),
-            weights=tuple(w[w > 0].tolist()),
+            prices=tuple(self.price[used, 0].tolist()),
+            weights=tuple(weight[used].tolist()),
             over_log=float(over),
             over_log_error=float(over_error),
+            oracle_calls=oracle_calls,
         )
 
     def _bound(self, limits: Array) -> float:
@@ -99,3 +117,17 @@ class Frontier:
         same_spend = baseline + share * (self.logged[0] - baseline)
         rest = (1 - share) * self.error[self.idle, 0]
         return reward - same_spend, float(np.hypot(error + rest, share * self.logged_error[0]))
+
+
+def checked(limits: Sequence[float]) -> Array:
+    """(m,) limits on money and contacts.
+
+    Raises:
+        ValueError: if one is negative or NaN.
+    """
+    allowed = np.asarray(limits, dtype=float)
+    if not (allowed >= 0).all():
+        k = int(np.argmin(allowed >= 0))
+        name = ("budget", "contacts")[k]
+        raise ValueError(f"{name} = {float(allowed[k])!r}: allowed are numbers of at least 0")
+    return allowed

@@ -63,6 +63,7 @@ class Master(NamedTuple):
     weight: Array  # (P,) at most m + 1 are not zero
     z: Array  # (1 + m,) of the mixture
     price: Array  # (m,) reward per unit of each budget
+    calls: int = 0  # of the oracle
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,11 @@ def solve_master(z: npt.ArrayLike, budget: npt.ArrayLike) -> Master:
     columns = [Measured(k, row) for k, row in enumerate(np.atleast_2d(np.asarray(z, float)))]
     enough = 100 + 10 * len(columns)
     found = column_generation(
-        _best_of(columns), budget, start=columns[0], tolerance=0.0, max_calls=enough
+        best_of(columns), budget, start=columns[0], tolerance=0.0, max_calls=enough
     )
     weight = np.zeros(len(columns))
     weight[list(found.policies)] = found.weight
-    return Master(weight, found.z, found.price)
+    return Master(weight, found.z, found.price, found.calls)
 
 
 def column_generation(
@@ -146,7 +147,7 @@ def column_generation(
         raise ValueError(f"start has {len(starts)} policies: allowed are 1 to {1 + len(budget)}")
     basis = _Basis(budget, starts[0])
     with suppress(InfeasibleError):
-        _two_phases(basis, _best_of(starts), tolerance, max_calls)
+        _two_phases(basis, best_of(starts), tolerance, max_calls)
     basis.stored = len(starts)
     return _two_phases(basis, oracle, tolerance, max_calls)
 
@@ -297,8 +298,8 @@ class _Basis:
         self.stored = max(self.stored, sum(isinstance(c, Measured) for c in self.columns))
 
 
-def _best_of(columns: Sequence[Measured]) -> Oracle:
-    """Best responses among given columns."""
+def best_of(columns: Sequence[Measured]) -> Oracle:
+    """The oracle that knows the given policies alone."""
     z = np.array([c.z for c in columns])
     return lambda direction: columns[int((z @ direction).argmax())]
 

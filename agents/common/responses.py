@@ -80,9 +80,16 @@ class Responses:
         parts = [BestResponse(responder, k, self.n_actions) for k in used.tolist()]
         return MixedPolicy(parts, np.asarray(weight)[used])
 
-    def save(self, folder: Any, method: str, config: Settings, **more: Any) -> None:
+    def save(
+        self,
+        folder: Any,
+        method: str,
+        config: Settings,
+        more_tensors: Mapping[str, Tensor] | None = None,
+        **more: Any,
+    ) -> None:
         """Write `model.safetensors` and `model.json`; `more` is kept in the latter."""
-        tensors: dict[str, Tensor] = {}
+        tensors = dict(more_tensors or {})
         for e, member in enumerate(self.members):
             tensors |= {f"member.{e}.{k}": v for k, v in member.state().items()}
         if self.support is not None:
@@ -190,13 +197,14 @@ def _frontier(
     if folds > 1:
         by_fold = torch.stack([v[fold == f].mean(0) for f in range(folds)])
         error = (error**2 + by_fold.var(0) / folds).sqrt()
-    value = mean.T.numpy()
+    # In one order of memory, as after loading: sums in another one differ in their last digit.
+    value, error = mean.T.contiguous().numpy(), error.T.contiguous()
     # Networks round to single precision: without this, giving nothing would break a budget of 0.
     cost = value[:, 1:]
     value[:, 1:] = np.where(cost < 1e-6 * cost.max(axis=0), 0.0, cost)
     logged, logged_error = _logged(log, value.shape[1] - 1)
     price = prices.double().numpy()
-    return Frontier(price, value, error.T.numpy(), logged, logged_error, risk)
+    return Frontier(price, value, error.numpy(), logged, logged_error, risk)
 
 
 def _logged(log: LoggedDataset, m: int) -> tuple[Array, Array]:

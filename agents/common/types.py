@@ -28,6 +28,7 @@ class Forecast:
     weights: tuple[float, ...] = ()
     over_log: float = math.nan  # reward above the log's own policy at equal spend
     over_log_error: float = math.nan
+    oracle_calls: int = 0  # best responses asked for while mixing; 0 if nothing was
 
     @property
     def safe(self) -> bool:
