@@ -2,7 +2,8 @@
 
 `gymnasium.make("marketing_env/Campaign-v0", preset="payment_bonus")` is one user;
 `gymnasium.make_vec` of the same id is many; `marketing_env/Audience-v0` is everyone at once under
-one hard budget. The functions below are the same campaign without an environment around it;
+one hard budget; `marketing_env/Coupons-v0` is another world, the daily coupons of BCORLE(lambda)
+(`bcorle`). The functions below are the same campaign without an environment around it;
 `lbcf` is a trial of one decision per user with every counterfactual.
 """
 
@@ -33,6 +34,11 @@ register(
     vector_entry_point="marketing_env.envs:CampaignVectorEnv",
 )
 register("marketing_env/Audience-v0", entry_point="marketing_env.envs:AudienceEnv")
+register(
+    "marketing_env/Coupons-v0",
+    entry_point="marketing_env.bcorle_envs:CouponsEnv",
+    vector_entry_point="marketing_env.bcorle_envs:CouponsVectorEnv",
+)
 
 __all__ = [
     "PRESETS",

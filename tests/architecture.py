@@ -22,10 +22,16 @@ MAY_IMPORT = {
 CORE_LIBRARIES = {"numpy", "gymnasium"}
 DRAWING = {
     f"experiments.{name}"
-    for name in ("drawing", "figures", "plot", "report", "study_figures", "suite_figures")
-}
+    for name in (
+        "drawing", "figures", "one_shot_figures", "one_shot_report", "plot", "profile_figures",
+        "report", "study_figures", "suite_figures",
+    )
+}  # fmt: skip
 # The world itself: what a learner, who has a log and nothing else, must not see.
-WORLD = {"config", "presets", "users", "dynamics", "planner", "exact", "one_shot"}
+WORLD = {
+    *("config", "presets", "users", "dynamics", "planner", "exact", "one_shot"),
+    *("bcorle", "bcorle_envs", "bcorle_exact"),
+}
 SIMULATOR = {f"marketing_env.{name}" for name in WORLD | {"rollout", "envs", "evaluate"}}
 # A module imports only modules of earlier layers; its own layer is no exception.
 LAYERS = (
@@ -35,6 +41,8 @@ LAYERS = (
     {"dataset", "planner"},
     {"exact", "export", "one_shot", "replay", "rollout"},
     {"envs", "evaluate"},
+    {"bcorle"},
+    {"bcorle_envs", "bcorle_exact"},
 )
 UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "torch.load", "torch.save", "pandas.read_pickle"}
