@@ -12,19 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.figure import Figure
 
-from experiments import study_figures, suite_figures, table
+from experiments import profile_figures, study_figures, suite_figures, table
 from experiments.comparisons import lines, variants
 from experiments.curves import read_curves
 from experiments.drawing import LOOK, save
 from experiments.figures import FIGURES, learning
 from experiments.results import ROOT
 from experiments.runs import REFERENCES, Groups, Run, by_method, by_suite, find_runs, setting_of
-from experiments.titles import GREEDY, MAIN, looks, shown_name
+from experiments.statistics import strata
+from experiments.titles import GREEDY, MAIN, foremost, looks, main_method, shown_name
 
 
 def draw(folder: str | Path, out: str | Path | None = None) -> list[Path]:
@@ -38,57 +40,64 @@ def draw(folder: str | Path, out: str | Path | None = None) -> list[Path]:
     settings = find_runs(folder)
     with matplotlib.rc_context(LOOK):
         for place, runs in settings.items():
-            written += _draw_setting(place, by_method(runs), target / place.relative_to(folder))
+            for name, fig in of_setting(place, by_method(runs)):
+                written += save(fig, target / place.relative_to(folder) / name)
         for suite, found in by_suite(settings).items():
-            if suite.is_relative_to(folder):
-                written += _draw_suite(found, suite.name, target / suite.relative_to(folder))
-        written += _draw_studies(folder, target)
+            for name, fig in of_suite(found, suite.name) if suite.is_relative_to(folder) else ():
+                written += save(fig, target / suite.relative_to(folder) / name)
+        for name, fig in of_studies(folder):
+            written += save(fig, target / name)
     return written
 
 
-def _draw_setting(place: Path, groups: Groups, target: Path) -> list[Path]:
-    written: list[Path] = []
+def of_setting(place: Path, groups: Groups) -> Iterator[tuple[str, Figure]]:
+    """Figures of one setting by name, one at a time."""
     missing = [m for m in (*REFERENCES, MAIN, GREEDY) if m not in groups]
     if missing:
         print(f"{place}: no results of {', '.join(missing)}; drawing what is there")
+    chosen = foremost(groups)
     for name, (figure, say) in FIGURES.items():
-        shown = groups
+        shown = chosen
         if name == "forecast":
-            shown = {m: g for m, g in groups.items() if "forecast" in g[0]["rows"][0]}
+            shown = {m: g for m, g in chosen.items() if "forecast" in g[0]["rows"][0]}
         if shown:
-            written += save(figure(shown, f"{place.name}\n{say(shown)}"), target / name)
+            yield name, figure(shown, f"{place.name}\n{say(shown)}")
     for method, runs in groups.items():
         path = place / f"{method}-{runs[0]['seed']}" / "curves.csv"
         if path.exists() and (curves := read_curves(path)):
             title = f"{place.name}\n{shown_name(method)} learns, training seed {runs[0]['seed']}"
-            fig = learning(curves, setting_of(runs), looks(groups)[method][0], title)
-            written += save(fig, target / f"learning-{method}")
-    return written
+            colour = looks(groups)[method][0]
+            yield f"learning-{method}", learning(curves, setting_of(runs), colour, title)
 
 
-def _draw_suite(settings: dict[Path, list[Run]], name: str, target: Path) -> list[Path]:
-    """A figure for every line of settings, and one for the variants of a method."""
-    written: list[Path] = []
+def of_suite(settings: Mapping[Path, Sequence[Run]], name: str) -> Iterator[tuple[str, Figure]]:
+    """Figures of every line of settings, of the variants of a method, and of all methods."""
     drawn: dict[str, int] = {}
     for line in lines(settings):
         drawn[line.axis] = count = drawn.get(line.axis, 0) + 1
         fig = suite_figures.by_axis(line, settings, name)
-        written += save(fig, target / f"by_{line.axis}{f'-{count}' if count > 1 else ''}")
+        yield f"by_{line.axis}{f'-{count}' if count > 1 else ''}", fig
     every = by_method(run for runs in settings.values() for run in runs)
-    if found := variants(every):
-        written += save(suite_figures.variants(found, settings, name), target / "variants")
-    return written
+    found = variants(every)
+    if found:
+        yield "variants", suite_figures.variants(found, settings, name)
+    scores = strata(settings.values(), main_method(every))
+    if len(scores) > 1 and not (found and scores.keys() <= found.changes.keys()):
+        yield "profiles", profile_figures.profiles(scores, name)
+        yield "ranks", profile_figures.rank_map(scores, name)
+    if scores:
+        yield "spend", profile_figures.calibration(every, name)
 
 
-def _draw_studies(folder: Path, target: Path) -> list[Path]:
-    written: list[Path] = []
+def of_studies(folder: Path) -> Iterator[tuple[str, Figure]]:
+    """Figures of single studies by their place below the folder."""
     if (folder / "myopia.json").exists():
-        fig = study_figures.myopia(json.loads((folder / "myopia.json").read_text()))
-        written += save(fig, target / "myopia")
+        yield "myopia", study_figures.myopia(json.loads((folder / "myopia.json").read_text()))
+    if (folder / "mixing.json").exists():
+        yield "mixing", study_figures.mixing(json.loads((folder / "mixing.json").read_text()))
     for path in sorted(folder.rglob("one_shot/*/summary.json")):
         fig = study_figures.one_shot(json.loads(path.read_text()))
-        written += save(fig, target / path.parent.relative_to(folder) / "one_shot")
-    return written
+        yield str(path.parent.relative_to(folder) / "one_shot"), fig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

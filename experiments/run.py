@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ import torch
 from tqdm import tqdm
 
 from agents import Model
-from agents.oracle import oracles
 from experiments.curves import Curves
+from experiments.memory import forget_peak, peak_memory
 from experiments.methods import method
+from experiments.references import reference
 from experiments.results import provenance, write_json
+from experiments.runs import REFERENCES
 from experiments.settings import Setting
+from experiments.sharing import Oracles
 from marketing_env import (
     CampaignConfig,
     ConstantPolicy,
@@ -116,6 +119,7 @@ class Judge:
         budget = self.budgets[i]
         free = self.evaluate(policy)
         value, error = score(free, self.idle, self.best, i)
+        matched = min(1.0, budget / max(float(free.cost.mean()), 1e-300))
         return {
             "budget": budget,
             "budget_share": self.setting.budget_shares[i],
@@ -127,6 +131,9 @@ class Judge:
             "cost": float(free.cost.mean()),
             "spend_share": float(free.cost.mean()) / budget,
             "spend_share_error": free.cost_error / budget,
+            # By population, at matched spend: differences between methods are paired by them.
+            "gains": _rounded(matched * (free.reward - self.idle.reward)),
+            "best_gains": _rounded(self.best.gain[:, i]),
             **(self.held(i, policy) if self.setting.hard_limit else {}),
         }
 
@@ -145,18 +152,21 @@ class Judge:
 
 def train(
     name: str,
-    log: LoggedDataset,
+    log: LoggedDataset | CampaignConfig,
     config: Mapping[str, Any],
     seed: int,
     folder: Path,
+    oracles: Oracles | None = None,
 ) -> tuple[Model, float]:
-    """Fit a method, write its learning curves and its model; returns the seconds of fitting."""
-    module = method(name)
+    """Fit a method, write its learning curves and its model; returns the seconds of fitting.
+
+    Args:
+        log: what it learns from; the campaign itself if it needs the simulator.
+        oracles: best responses learned from the log before, by other methods.
+    """
     torch.set_num_threads(1)
     with Curves(folder) as track:
-        start = time.perf_counter()
-        model: Model = module.fit(log, module.Config(**config), seed, track=track)
-        seconds = time.perf_counter() - start
+        model, seconds = (oracles or Oracles()).fit(name, log, config, seed, track)
     model.save(folder / "model")
     return model, seconds
 
@@ -171,17 +181,22 @@ def run(
     log: LoggedDataset | None = None,
     judge: Judge | None = None,
     row: str | None = None,
+    oracles: Oracles | None = None,
 ) -> dict[str, Any]:
     """Train one method on one log and judge it at every budget; writes `out`.json.
 
     Args:
         row: name of the row that the result is for, if it is not the method's own.
+        oracles: best responses learned from the log before, by other methods.
     """
     folder = out.with_suffix("")
     log = collect(setting, seed) if log is None else log
-    model, seconds = train(name, log, config or {}, seed, folder)
-    judge = judge or Judge(setting)
-    rows = []
+    forget_peak()
+    online = getattr(method(name), "NEEDS_SIMULATOR", False)
+    source = campaign(setting) if online else log
+    model, seconds = train(name, source, config or {}, seed, folder, oracles)
+    memory, judge = peak_memory(), judge or Judge(setting)
+    start, rows = time.perf_counter(), []
     for i, budget in enumerate(judge.budgets):
         policy, believed = model.policy(budget), model.forecast(budget)
         found = judge.row(i, policy)
@@ -197,23 +212,29 @@ def run(
         "rows": rows,
         "log": {"users": log.n_users, "reward": log.value, "cost": log.spend},
         "seconds": seconds,
+        "judge_seconds": time.perf_counter() - start,
+        "memory": memory,
         **provenance(),
     }  # fmt: skip
     write_json(out, result)
     return result
 
 
-def references(setting: Setting, out: Path, progress: bool = True) -> list[dict[str, Any]]:
-    """The exact optimum and the myopic policy with perfect knowledge, judged like a method.
+def references(
+    setting: Setting, out: Path, progress: bool = True, only: Sequence[str] = REFERENCES
+) -> list[dict[str, Any]]:
+    """What methods are held against (`references.py`), judged like a method.
 
-    On the first populations only: their plans are solved for every user.
+    On the first populations only: the plans of some are solved for every user.
     """
     judge = Judge(replace(setting, test_seeds=setting.test_seeds[:4]), progress)
     shown = judge.setting
     users = [sample_users(judge.config, shown.test_users, seed) for seed in shown.test_seeds]
     results = []
-    for name, foresight in (("oracle", 1.0), ("perfect_myopic", 0.0)):
-        policies = oracles(judge.config, judge.budgets, concatenate(users), foresight)
+    for name in only:
+        policies = reference(
+            name, judge.config, judge.budgets, logging=behaviour(setting), users=concatenate(users)
+        )
         rows = [judge.row(i, p) | example(judge, p) for i, p in enumerate(policies)]
         result = {
             "setting": asdict(judge.setting), "method": name, "config": {}, "seed": 0, "rows": rows,
@@ -241,6 +262,11 @@ def example(judge: Judge, policy: Policy | Reference) -> dict[str, Any]:
             for i, name in enumerate(("engagement", "recency", "fatigue"))
         },
     }
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    """Six digits: more than the luck of a population leaves, and small on disk."""
+    return [float(f"{value:.6g}") for value in values]
 
 
 def _means(level: np.ndarray, given: np.ndarray) -> dict[str, float]:

@@ -14,7 +14,7 @@ from marketing_env.config import Array
 
 Run = dict[str, Any]
 Groups = Mapping[str, Sequence[Run]]  # runs of each method by training seed
-REFERENCES = ("oracle", "perfect_myopic")  # know the simulator; held against, not compared
+REFERENCES = ("oracle", "perfect_myopic", "logging", "uniform", "none")
 
 
 def find_runs(folder: str | Path) -> dict[Path, list[Run]]:

@@ -41,6 +41,29 @@ class Suite:
 
 PRESETS = ("payment_bonus", "short_video_coins", "food_coupons", "grocery")
 METHODS = ("mixed_policy", "greedy_uplift")
+# Published systems for marketing budgets.
+PUBLISHED = (
+    "greedy_uplift", "end_to_end", "dfcl", "cluster", "bcorle", "bcrlsp", "decision_transformer",
+)  # fmt: skip
+# Other players of the game between prices and policies.
+GAMES = (
+    "price_bisection", "exponentiated_gradient", "approachability", "conditional_gradient",
+    "price_bandit", "policy_switching",
+)  # fmt: skip
+# Every learner that needs a log alone and no further library.
+OFFLINE = ("mixed_policy", *PUBLISHED, *GAMES, "budgeted_fitted_q", "behaviour_cloning")
+# Settings for small logs: fewer and shorter gradient steps.
+_BRIEF: dict[str, dict[str, Any]] = {
+    "mixed_policy": {"steps": 80},
+    "bcorle": {"steps": 3_000},
+    "bcrlsp": {"steps": 80},
+    "decision_transformer": {"steps": 80, "updates": 600, "users": 5_000},
+    **{name: {"steps": 80} for name in GAMES},
+    "conditional_gradient": {"steps": 80, "solver": "conditional_gradient"},
+    "budgeted_fitted_q": {"steps": 80},
+}
+_VARIANTS = {"conditional_gradient": "approachability"}
+_CONFIGS = {"conditional_gradient": {"solver": "conditional_gradient"}}
 
 # One preset, for `make demo`.
 DEMO = Suite(
@@ -53,12 +76,14 @@ DEMO = Suite(
     methods=METHODS,
 )  # fmt: skip
 
+# Which log of which campaign; the first four are those of `small`.
 _LOGS: tuple[tuple[Behaviour, str], ...] = (
     ("random", "payment_bonus"),
     ("random", "short_video_coins"),
     ("random", "food_coupons"),
     ("production", "payment_bonus"),
     ("production", "food_coupons"),
+    ("mixture", "payment_bonus"),
     ("random", "grocery"),
 )
 
@@ -98,13 +123,29 @@ SUITES = {
         },
     ),
     "demo": DEMO,
-    # Every preset under random logs, two under production-like ones.
-    "main": Suite(
+    # Every learner on small logs of 5,000 users, trained briefly: less than half an hour.
+    "small": Suite(
+        settings=tuple(
+            Setting(
+                f"{name}-{behaviour}", name, behaviour=behaviour, log_users=5_000, test_users=250,
+                test_seeds=tuple(range(1_000, 1_020)), repeats=1, hard_limit=False,
+            )
+            for behaviour, name in _LOGS[:4]
+        ),
+        methods=OFFLINE,
+        seeds=(10,),
+        configs=_BRIEF,
+        variants=_VARIANTS,
+    ),
+    # Every learner on every kind of log, by 20 seeds: days of computing, resumed at any time.
+    "full": Suite(
         settings=tuple(
             _judged(f"{name}-{behaviour}", name, behaviour=behaviour) for behaviour, name in _LOGS
         ),
-        methods=METHODS,
+        methods=OFFLINE,
         seeds=tuple(range(10, 30)),
+        configs=_CONFIGS,
+        variants=_VARIANTS,
     ),
     # The main method by the number of logged users.
     "size": Suite(

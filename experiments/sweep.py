@@ -1,16 +1,21 @@
 """Run a whole suite: every method on every setting with every seed, in parallel processes.
 
-    python -m experiments.sweep --suite main
+    python -m experiments.sweep --suite small
+    python -m experiments.sweep --suite small --methods my_lab.thrifty --only my_lab.thrifty
+    python -m experiments.sweep --log logs/mine --only mixed_policy my_lab.thrifty --seeds 1 2 3
 
-Each finished run is one JSON file; a sweep that was stopped goes on where it stopped.
+Each finished run is one JSON file; a sweep that was stopped goes on where it stopped. A method of
+your own joins the same tables by its module's path; a log of your own stands beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,21 +23,23 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments import cli
+from experiments import cli, own_log
 from experiments.methods import method
 from experiments.results import ROOT
 from experiments.runs import REFERENCES
-from experiments.settings import SUITES, Setting, Suite
+from experiments.settings import METHODS, SUITES, Setting, Suite
 
 
 @dataclass(frozen=True)
 class Options:
     """Which suite, and where its results go."""
 
-    suite: str = "toy"  # name in experiments/settings.py
+    suite: str = "toy"  # name in experiments/settings.py, or
+    log: str = ""  # a log of your own: folder, file, or public data set (see experiments.train)
     out: Path = ROOT / "results"  # results land in OUT/SUITE/SETTING/METHOD-SEED.json
     workers: int = max(1, os.cpu_count() or 1)  # processes, each with one torch thread
-    only: tuple[str, ...] = ()  # rows to run; default: all of the suite
+    methods: tuple[str, ...] = ()  # rows to add: files of agents/, or dotted paths of modules
+    only: tuple[str, ...] = ()  # rows to run; default: all of the suite, and what is added
     settings: tuple[str, ...] = ()  # settings to run; default: all of the suite
     seeds: tuple[int, ...] = ()  # training seeds to run; default: all of the suite
 
@@ -47,41 +54,67 @@ class Job:
     suite: Suite
     folder: Path
 
+    def result(self, row: str) -> Path:
+        """Where a row's result goes; references have one for all seeds."""
+        name = row if row in REFERENCES else f"{row}-{self.seed}"
+        return self.folder / f"{name}.json"
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        return tuple(row for row in self.rows if not self.result(row).exists())
+
+    def __str__(self) -> str:
+        return f"{self.setting.name}, seed {self.seed}"
+
+
+Task = Job | own_log.Job
+
 
 def jobs(suite: Suite, folder: Path) -> list[Job]:
     """What is left to do: the first seed of every setting, then the next."""
-    return [
-        Job(setting, rows, seed, suite, folder / setting.name)
+    every = (
+        Job(setting, _rows(suite, seed), seed, suite, folder / setting.name)
         for seed in suite.seeds
         for setting in suite.settings
-        if (rows := _missing(suite, folder / setting.name, seed))
-    ]
+    )
+    return [replace(job, rows=job.left) for job in every if job.left]
 
 
-def _missing(suite: Suite, folder: Path, seed: int) -> tuple[str, ...]:
-    """Rows without a result; references have one for all seeds."""
-    files = {row: folder / f"{row}-{seed}.json" for row in suite.methods}
-    if suite.references and seed == suite.seeds[0]:
-        files = {row: folder / f"{row}.json" for row in REFERENCES} | files
-    return tuple(row for row, path in files.items() if not path.exists())
+def _rows(suite: Suite, seed: int) -> tuple[str, ...]:
+    simulated = suite.references and seed == suite.seeds[0]
+    return (*(REFERENCES if simulated else ()), *suite.methods)
 
 
-def work(job: Job) -> str:
-    """Do the runs of one job (in a process of its own)."""
+def work(job: Job) -> None:
+    """Do the runs of one job (in a process of its own).
+
+    Raises:
+        RuntimeError: if a run failed; the others are finished first.
+    """
     from experiments.run import Judge, collect, references, run
+    from experiments.sharing import Oracles
 
-    if set(job.rows) & set(REFERENCES):
-        references(job.setting, job.folder, progress=False)
+    if known := [row for row in job.rows if row in REFERENCES]:
+        references(job.setting, job.folder, progress=False, only=known)
     rows = [row for row in job.rows if row not in REFERENCES]
     if rows:
         judge = Judge(job.setting, progress=False, truth=job.folder / "truth.json")
-        log = collect(job.setting, job.seed)
+        log, oracles = collect(job.setting, job.seed), Oracles()
+    failed = []
     for row in rows:
         module = job.suite.variants.get(row, row)
-        config = {**_alone(module), **job.suite.configs.get(row, {})}
-        out = job.folder / f"{row}-{job.seed}.json"
-        run(job.setting, module, job.seed, out, config=config, log=log, judge=judge, row=row)
-    return f"{job.setting.name}, seed {job.seed}"
+        try:
+            config = {**_alone(module), **job.suite.configs.get(row, {})}
+            out = job.result(row)
+            run(
+                job.setting, module, job.seed, out, config=config, log=log, judge=judge, row=row,
+                oracles=oracles,
+            )  # fmt: skip
+        except Exception as error:
+            traceback.print_exc()
+            failed.append(f"{row}: {error!r}")
+    if failed:
+        raise RuntimeError("; ".join(failed))
 
 
 def _alone(module: str) -> dict[str, Any]:
@@ -92,11 +125,15 @@ def _alone(module: str) -> dict[str, Any]:
 
 
 def part(suite: Suite, o: Options) -> Suite:
-    """The part of a suite that was asked for.
+    """The part of a suite that was asked for, with the methods that were added.
 
     Raises:
-        ValueError: for a row, setting or seed that the suite does not have.
+        ValueError: for a row, setting or seed that the suite does not have, or if an added method
+            is none.
     """
+    for name in o.methods:
+        method(name)
+    suite = replace(suite, methods=tuple(dict.fromkeys((*suite.methods, *o.methods))))
     known = {
         "only": (*suite.methods, *REFERENCES),
         "settings": tuple(s.name for s in suite.settings),
@@ -121,27 +158,95 @@ def sweep(suite: Suite, folder: Path, workers: int) -> None:
     Raises:
         RuntimeError: if a run failed; the others are finished first.
     """
-    todo = jobs(suite, folder)
-    failed = []
+    run_all(work, jobs(suite, folder), folder, workers)
+
+
+def on_own_log(o: Options) -> Path:
+    """Run methods on a log of one's own; returns the folder of the results."""
+    folder = o.out / "own_logs"
+    rows = dict.fromkeys((*o.only, *o.methods)) or METHODS
+    configs = {row: _alone(row) for row in rows}
+    todo = own_log.jobs(o.log, configs, o.seeds or (0,), folder)
+    run_all(own_log.work, todo, folder, o.workers)
+    return folder
+
+
+def run_all(do: Callable[[Any], None], todo: Sequence[Task], folder: Path, workers: int) -> None:
+    """Do all jobs in processes of their own, and say what runs and how long it still takes.
+
+    Raises:
+        RuntimeError: if a run failed; the others are finished first.
+    """
+    failed: list[str] = []
+    total = sum(len(job.rows) for job in todo)
+    form = "{n_fmt}/{total_fmt} runs |{bar:20}| {elapsed}{postfix}"
     # Fresh processes: a forked torch may hang on its parent's threads.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(work, job): job for job in todo}
-        for done in tqdm(as_completed(running), total=len(running), desc="settings x seeds"):
-            if error := done.exception():
-                job = running[done]
-                failed.append(f"{job.setting.name}, seed {job.seed}: {error!r}")
+    with (
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        tqdm(total=total, bar_format=form) as bar,
+    ):
+        running: dict[Future[None], Task] = {pool.submit(do, job): job for job in todo}
+        waiting, pace = set(running), Pace(folder)
+        while waiting:
+            done, waiting = wait(waiting, timeout=2, return_when=FIRST_COMPLETED)
+            failed += [f"{running[f]}: {error}" for f in done if (error := f.exception())]
+            # The pool fetches a job before a process is free: the first ones are at work.
+            busy = [job for f, job in running.items() if f in waiting and f.running()][:workers]
+            bar.n = total - sum(len(job.left) for job in todo)
+            bar.set_postfix_str(pace.says(busy, [running[f] for f in waiting], workers))
     if failed:
         raise RuntimeError("failed runs:\n" + "\n".join(failed))
+
+
+class Pace:
+    """How long runs take, from the results of a suite so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seconds: dict[Path, float] = {}
+
+    def says(self, busy: Iterable[Task], waiting: Sequence[Task], workers: int) -> str:
+        now = [f"{job}: {job.left[0]}" for job in busy if job.left]
+        left = self.left(waiting, workers)
+        hours = "" if left is None else f"about {left / 60:.0f} min left; "
+        return f"{hours}now {' | '.join(now)}"
+
+    def left(self, waiting: Sequence[Task], workers: int) -> float | None:
+        """Seconds that the jobs still take; None before the first result."""
+        self._read()
+        by_row: dict[str, list[float]] = {}
+        for path, seconds in self.seconds.items():
+            by_row.setdefault(path.stem.rpartition("-")[0], []).append(seconds)
+        if not by_row:
+            return None
+        means = {row: sum(found) / len(found) for row, found in by_row.items()}
+        other = sum(means.values()) / len(means)
+        rows = [row for job in waiting for row in job.left if row not in REFERENCES]
+        busy = max(1, min(workers, len(waiting)))
+        return sum(means.get(row, other) for row in rows) / busy
+
+    def _read(self) -> None:
+        for path in self.folder.glob("*/*-*.json"):
+            if path not in self.seconds:
+                run = json.loads(path.read_text())
+                self.seconds[path] = run["seconds"] + run.get("judge_seconds", 0.0)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="experiments.sweep", description=__doc__)
     cli.add_options(parser, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
+    if o.log:
+        print(f"{on_own_log(o)}: done; experiments.report tells it")
+        return
     if o.suite not in SUITES:
         parser.error(f"--suite {o.suite}: there are {', '.join(SUITES)}")
-    sweep(part(SUITES[o.suite], o), o.out / o.suite, o.workers)
-    print(f"{o.out / o.suite}: done; python -m experiments.plot {o.out} draws it")
+    try:
+        chosen = part(SUITES[o.suite], o)
+    except ValueError as error:
+        parser.error(str(error))
+    sweep(chosen, o.out / o.suite, o.workers)
+    print(f"{o.out / o.suite}: done; experiments.plot draws it, experiments.report tells it")
 
 
 if __name__ == "__main__":

@@ -111,11 +111,11 @@ def _setting_table(name: str, runs: Sequence[Run]) -> str:
     groups = by_method(runs)
     family = variants(groups)
     rows = [
-        {"method": _name(method), **_changed(family, groups, method), **_measured(method, found)}
+        {"method": _name(method), **_changed(family, groups, method), **measured(method, found)}
         for method, found in groups.items()
     ]
-    about = _about(setting_of(runs)) + (f" {_PAIRED}" if family else "")
-    return f"## {name}\n\n{about}\n\n{_as_markdown(rows)}"
+    about = about_setting(setting_of(runs)) + (f" {_PAIRED}" if family else "")
+    return f"## {name}\n\n{about}\n\n{as_markdown(rows)}"
 
 
 def _line_table(line: Line, runs: Sequence[Sequence[Run]]) -> str:
@@ -124,15 +124,15 @@ def _line_table(line: Line, runs: Sequence[Sequence[Run]]) -> str:
     methods = dict.fromkeys(method for found in reversed(groups) for method in found)
     head = AXES[line.axis]
     rows = [
-        {"method": _name(method), head: line.name(value), **_measured(method, found[method])}
+        {"method": _name(method), head: line.name(value), **measured(method, found[method])}
         for method in methods
         for value, found in zip(line.places, groups, strict=True)
         if method in found
     ]
     places = list(line.places.values())
     title = f"{places[0].name} to {places[-1].name}: by {head}"
-    about = _about(setting_of(runs[0]), varies=line.axis)
-    return f"## {title}\n\n{about}\n\n{_as_markdown(rows)}"
+    about = about_setting(setting_of(runs[0]), varies=line.axis)
+    return f"## {title}\n\n{about}\n\n{as_markdown(rows)}"
 
 
 def _changed(family: Variants | None, groups: Groups, method: str) -> dict[str, str]:
@@ -149,7 +149,7 @@ def _changed(family: Variants | None, groups: Groups, method: str) -> dict[str, 
     }
 
 
-def _measured(method: str, runs: Sequence[Run]) -> dict[str, str]:
+def measured(method: str, runs: Sequence[Run]) -> dict[str, str]:
     """Cells of a row by their heads."""
     score, error = pooled(runs, "score")
     means = mean_scores(runs)
@@ -176,7 +176,7 @@ def _measured(method: str, runs: Sequence[Run]) -> dict[str, str]:
     }
 
 
-def _about(s: Mapping[str, Any], varies: str = "") -> str:
+def about_setting(s: Mapping[str, Any], varies: str = "") -> str:
     users = "logs" if varies == "log_users" else f"log of {s['log_users']:,} users"
     other = {key: value for key, value in s["overrides"].items() if key != varies}
     options = "".join(f", `{key}={value}`" for key, value in other.items())
@@ -218,7 +218,7 @@ def _name(method: str) -> str:
     return f"*{method}*" if method in REFERENCES else method
 
 
-def _as_markdown(rows: Sequence[Mapping[str, str]]) -> str:
+def as_markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """Rows by their heads; a column that says nothing in any row is left out."""
     heads = dict.fromkeys(head for row in rows for head in row)
     shown = [h for h in heads if any(row.get(h, _BLANK) != _BLANK for row in rows)]

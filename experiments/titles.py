@@ -5,19 +5,23 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
 
 from experiments.comparisons import paired_difference
+from experiments.methods import method_names
 from experiments.runs import REFERENCES, Groups, Run, column, pooled_error
+from experiments.statistics import told_and_true
 from marketing_env import preset
 from marketing_env.config import Array
 
 MAIN, GREEDY = "mixed_policy", "greedy_uplift"
 Curve = tuple[list[int], list[float]]
 
-# Okabe and Ito's colours stay apart for colour-blind readers, the markers also in grey.
+# Okabe and Ito's colours and three that stay apart from them for colour-blind readers; the markers
+# differ also in grey. More than eight colours nobody keeps apart: all other methods are grey.
 STYLES = {
     "oracle": ("#000000", ""),
     "perfect_myopic": ("#7f7f7f", "x"),
@@ -26,12 +30,13 @@ STYLES = {
     "dfcl": ("#009E73", "^"),
     "end_to_end": ("#CC79A7", "v"),
     "cluster": ("#E69F00", "D"),
-    "lagrangian": ("#56B4E9", "P"),
-    "exponentiated_gradient": ("#882255", "X"),
+    "bcorle": ("#56B4E9", "P"),
     "bcrlsp": ("#332288", "<"),
-    "d3rlpy_price": ("#999933", ">"),
-    "online_sb3": ("#44AA99", "p"),
+    "decision_transformer": ("#999933", ">"),
 }
+GREYS = ("#5c5c5c", "#a6a6a6")
+MARKERS = ("X", "p", "*", "h", "d", "8", "H", "1", "2", "3", "4", "+")
+# Rows that are no file of agents/: variants, and methods of other people.
 OTHERS = (
     ("#AA4499", "*"),
     ("#117733", "h"),
@@ -47,19 +52,34 @@ OTHERS = (
 def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each method, the same in every figure.
 
-    Unknown methods get one by their name, and the next free one if another has it already.
+    Files of `agents/` without a colour of their own have greys by their place in the folder. All
+    other rows get a colour by their name, and the next free one if another has it already.
     """
+    known = STYLES | _grey_looks()
     found = {}
     free = list(OTHERS)
     for method in sorted(methods):
-        if method in STYLES:
-            found[method] = STYLES[method]
+        if method in known:
+            found[method] = known[method]
             continue
         start = zlib.crc32(method.encode()) % len(OTHERS)
         turned = (*OTHERS[start:], *OTHERS[:start])
         found[method] = next((look for look in turned if look in free), turned[0])
         free = [look for look in free if look != found[method]]
     return found
+
+
+def _grey_looks() -> dict[str, tuple[str, str]]:
+    plain = [name for name in method_names() if name not in STYLES]
+    return dict(zip(plain, cycle(product(GREYS, MARKERS)), strict=False))
+
+
+def foremost(groups: Groups, most: int = 8) -> Groups:
+    """The methods that a figure has room for: references, the main method and the best others."""
+    learners = [method for method in groups if method not in REFERENCES]
+    first = [method for method in (MAIN, GREEDY) if method in learners]
+    kept = {*list(dict.fromkeys([*first, *learners]))[:most], *REFERENCES}
+    return {method: runs for method, runs in groups.items() if method in kept}
 
 
 def frontier(groups: Groups) -> str:
@@ -118,23 +138,13 @@ def forecast_ratio(runs: Sequence[Run], what: str) -> tuple[Array, Array]:
     A single run has the forecast's own error beside that of the evaluation; in several, whose logs
     differ, the spread over seeds says both. NaN where the truth is not positive.
     """
-    cells = np.array([[_forecast_cell(row, what) for row in run["rows"]] for run in runs])
+    cells = np.array([[told_and_true(row, what) for row in run["rows"]] for run in runs])
     told, own, true, noise = np.moveaxis(cells, -1, 0)
     true = np.where(true > 0, true, np.nan)
     ratio, error = 100 * told / true, 100 * np.abs(told) / true**2 * np.nan_to_num(noise)
     if len(runs) == 1:
         error = np.hypot(error, 100 * own / true)
     return ratio, pooled_error(ratio, error)
-
-
-def _forecast_cell(row: Mapping[str, Any], what: str) -> tuple[float, float, float, float]:
-    """What was told and what is true, each with its standard error."""
-    f = row["forecast"]
-    if what == "cost":
-        noise = row["spend_share_error"] * row["budget"]
-        return f["cost"], f["cost_error"], row["cost"], noise
-    noise = row["score_error"] / 100 * row["best_gain"]
-    return f["reward"] - f["baseline"], f["reward_error"], row["gain"], noise
 
 
 def span(values: Array) -> str:
@@ -153,7 +163,7 @@ def main_method(groups: Iterable[str]) -> str:
 
 def shown_name(method: str) -> str:
     names = {"oracle": "exact optimum", "perfect_myopic": "perfect myopic"}
-    return names.get(method, method.replace("_", " "))
+    return names.get(method, method if "." in method else method.replace("_", " "))
 
 
 def percent(row: Mapping[str, Any]) -> str:

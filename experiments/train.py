@@ -40,9 +40,9 @@ class Options:
     out: Path  # folder for model, curves and TensorBoard events
     method: str = "mixed_policy"  # file of agents/, or the dotted path of your own module
     seed: int = 0  # of initial weights, folds and batches
-    users: int | None = None  # learn from so many users drawn at random: for logs beyond memory
+    sample: int | None = None  # learn from so many users drawn at random: for logs beyond memory
     held_out: float = 0.0  # share of users kept from training, for experiments.replay
-    budgets: tuple[float, ...] = ()  # currency per user; default: shares of the log's spend
+    forecast_at: tuple[float, ...] = ()  # currency per user; default: shares of the log's spend
 
 
 def read_log(name: str, users: int | None = None, seed: int = 0) -> LoggedDataset:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     o, config = cli.from_options(Options, given), cli.from_options(module.Config, given)
 
-    log = read_log(o.log, o.users, o.seed)
+    log = read_log(o.log, o.sample, o.seed)
     print(f"{o.log}: {log.n_users} users x {log.horizon} days, {log.n_actions} incentives")
     if o.held_out:
         log, _ = log.split(1 - o.held_out, seed=o.seed)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{o.out}/model after {seconds:.0f} s; curves: tensorboard --logdir {o.out}")
     for silence in silences(getattr(model, "support", None), log):
         print(silence)
-    print_forecasts(model, o.budgets or tuple(log.spend * np.array([0.25, 0.5, 0.75, 1.0])))
+    print_forecasts(model, o.forecast_at or tuple(log.spend * np.array([0.25, 0.5, 0.75, 1.0])))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 import agents
+from experiments import train
 from marketing_env import (
     ConstantPolicy,
     DayView,
@@ -116,6 +117,15 @@ def test_docstring_tells_source_and_differences(method: str) -> None:
     text = module_of(method).__doc__ or ""
     assert re.search(r"^Sources?: ", text, re.MULTILINE)
     assert re.search(r"^Differences from .+:\n1\. \S", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_can_stand_beside_the_options_of_training(method: str) -> None:
+    config = getattr(module_of(method), "Config", None)
+    if config is not None:
+        assert not {f.name for f in dataclasses.fields(config)} & {
+            f.name for f in dataclasses.fields(train.Options)
+        }
 
 
 @every_learner

@@ -13,6 +13,8 @@ from made_up import made_up, put
 from experiments import plot
 from experiments.figures import FIGURES
 
+SUITE_FIGURES = ("profiles", "ranks", "spend")
+
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
@@ -35,6 +37,7 @@ def results(tmp_path: Path) -> Path:
 def test_every_figure_is_drawn_below_out(results: Path, tmp_path: Path) -> None:
     names = [*FIGURES, "learning-mixed_policy"]
     expected = {f"toy/toy/{n}.{kind}" for n in names for kind in ("png", "svg")}
+    expected |= {f"toy/{n}.{kind}" for n in SUITE_FIGURES for kind in ("png", "svg")}
     expected |= {"myopia.png", "myopia.svg"}
     out = tmp_path / "elsewhere"
     written = plot.draw(results, out)
@@ -63,8 +66,18 @@ def test_a_suite_is_drawn_by_what_its_settings_and_rows_differ_in(
             put(tmp_path / "mine" / f"n{n}", run)
     put(tmp_path / "other" / "one", made_up("whole", config={"folds": 4}))
     drawn = {p.relative_to(tmp_path).as_posix() for p in plot.draw(tmp_path)}
-    kinds = ("png", "svg")
-    assert drawn == {f"mine/{n}.{kind}" for n in ("by_log_users", "variants") for kind in kinds}
+    names = ("mine/by_log_users", "mine/variants", "mine/spend", "other/spend")
+    assert drawn == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+
+
+def test_methods_are_profiled_beside_the_variants_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plot, "FIGURES", {})
+    for row, options in (("whole", {"folds": 4}), ("half", {"folds": 2}), ("cluster", {"k": 3})):
+        put(tmp_path / "mine" / "here", made_up(row, config=options))
+    drawn = {path.stem for path in plot.draw(tmp_path)}
+    assert drawn == {"variants", *SUITE_FIGURES}
 
 
 def test_partial_results_are_drawn_and_named(
@@ -74,9 +87,10 @@ def test_partial_results_are_drawn_and_named(
     put(tmp_path / "suite" / "part", made_up("my_lab.thrifty"))
     (tmp_path / "suite" / "part" / "broken.json").write_text('{"setting": ')
     (tmp_path / "suite" / "part" / "replay.json").write_text('{"rows": [{"estimator": "ipw"}]}')
-    assert {p.name for p in plot.draw(tmp_path)} == {"forecast.png", "forecast.svg"}
+    names = ("forecast.png", "forecast.svg", "spend.png", "spend.svg")
+    assert {p.name for p in plot.draw(tmp_path)} == {*names}
     said = capsys.readouterr().out
-    assert "no results of oracle, perfect_myopic, mixed_policy, greedy_uplift" in said
+    assert "no results of oracle, perfect_myopic, logging, uniform, none, mixed_policy" in said
     assert "broken.json: left out" in said
 
 

@@ -96,11 +96,11 @@ def test_demo_and_sweep_tell_one_story(
 
 
 def test_part_of_a_suite_can_be_asked_for(tmp_path: Path) -> None:
-    main = SUITES["main"]
+    full = SUITES["full"]
     o = sweep.Options(only=("greedy_uplift",), settings=("grocery-random",), seeds=(11, 12))
-    found = sweep.jobs(sweep.part(main, o), tmp_path)
+    found = sweep.jobs(sweep.part(full, o), tmp_path)
     assert [(j.setting.name, j.seed, j.rows) for j in found] == [
         ("grocery-random", seed, ("greedy_uplift",)) for seed in (11, 12)
     ]
     with pytest.raises(ValueError, match=r"--seeds 3: allowed are 10, 11"):
-        sweep.part(main, sweep.Options(seeds=(3,)))
+        sweep.part(full, sweep.Options(seeds=(3,)))

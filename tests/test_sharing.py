@@ -1,0 +1,48 @@
+"""Methods that play the same game learn their best responses once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.common import responses
+from agents.common.nets import no_track
+from experiments.sharing import Oracles
+from marketing_env import RandomPolicy, preset, rollout
+
+CONFIG = preset("toy")
+LOG = rollout(RandomPolicy(CONFIG.n_actions), CONFIG, 200, seed=1)
+BRIEF: dict[str, Any] = {
+    "folds": 2, "prices": 4, "width": 8, "steps": 2, "outcome_epochs": 1, "progress": False,
+}  # fmt: skip
+
+
+def test_one_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    real = responses.backward_pass
+
+    def counted(*args: Any, **options: Any) -> Any:
+        passes.append(1)
+        return real(*args, **options)
+
+    monkeypatch.setattr(responses, "backward_pass", counted)
+    oracles = Oracles()
+    first, alone = oracles.fit("mixed_policy", LOG, BRIEF, 0, no_track)
+    second, seconds = oracles.fit("price_bisection", LOG, BRIEF, 0, no_track)
+    assert len(passes) == 1
+    assert seconds >= alone > 0
+    np.testing.assert_array_equal(second.responses.frontier.value, first.responses.frontier.value)
+    oracles.fit("price_bisection", LOG, BRIEF, 1, no_track)
+    oracles.fit("mixed_policy", LOG, BRIEF | {"contacts": True}, 0, no_track)
+    oracles.fit("mixed_policy", LOG, BRIEF | {"steps": 3}, 0, no_track)
+    assert len(passes) == 4
+
+
+def test_methods_without_them_are_trained_as_ever() -> None:
+    oracles = Oracles()
+    model, seconds = oracles.fit("greedy_uplift", LOG, {"width": 8, "epochs": 1}, 0, no_track)
+    assert seconds > 0
+    assert not oracles.known
+    assert model.forecast(0.2).cost >= 0
