@@ -1,4 +1,7 @@
-"""One file, one method. `agents.<method>.fit(log)` learns; `model.policy(budget)` allocates."""
+"""One file, one method. `agents.<method>.fit(log)` learns; `model.policy(budget)` allocates.
+
+`serve(folder, budget)` answers for a saved model, without torch.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,22 @@ from typing import cast
 
 from agents.common.files import read_meta
 from agents.common.knapsack import Allocation, CostCurve, cost_curve, solve_mckp
+from agents.common.served_policies import Decision
+from agents.common.serving import Server, serve
 from agents.common.types import Forecast, Model
 
-__all__ = ["Allocation", "CostCurve", "Forecast", "Model", "cost_curve", "load", "solve_mckp"]
+__all__ = [
+    "Allocation",
+    "CostCurve",
+    "Decision",
+    "Forecast",
+    "Model",
+    "Server",
+    "cost_curve",
+    "load",
+    "serve",
+    "solve_mckp",
+]
 
 
 def load(folder: str | Path) -> Model:

@@ -7,12 +7,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+
+if TYPE_CHECKING:  # serving reads descriptions without torch
+    from torch import Tensor, nn
 
 FORMAT = 1
 
@@ -25,12 +25,16 @@ def save_model(
     Raises:
         ValueError: if the folder exists and holds something that is not a model.
     """
+    from safetensors.torch import save_file
+
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "model.json").exists():
         raise ValueError(f"{folder} exists and is no model folder: choose another one")
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     scratch.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in tensors.items()}, scratch / "model.safetensors")
+    # Copies, because the format refuses tensors that share memory.
+    copies = {k: v.contiguous().clone() for k, v in tensors.items()}
+    save_file(copies, scratch / "model.safetensors")
     described = {"format": FORMAT, "method": method, **meta}
     (scratch / "model.json").write_text(json.dumps(described, indent=1) + "\n")
     if folder.exists():
@@ -60,6 +64,8 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if their file is missing or damaged.
     """
+    from safetensors.torch import load_file
+
     path = Path(folder) / "model.safetensors"
     try:
         return dict(load_file(path))
@@ -67,7 +73,7 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} holds no weights: {error}") from error
 
 
-def prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
+def prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
     """A module's weights and buffers under a prefix, to keep several in one file."""
     return {f"{prefix}.{k}": v for k, v in module.state_dict().items()}
 

@@ -1,0 +1,212 @@
+"""Forward passes of the trained networks in numpy: what serving needs, without torch.
+
+Users are packed into tiles of 16, one a lane, and features run down the tile: (..., B, d, 16). So
+each product with a weight matrix is one of the same shape however many users there are, and a user
+gets the same numbers, bit for bit, alone or in any crowd; and all other arithmetic runs over whole
+cache lines. Several members of one shape are one more axis in front, (E, B, d, 16), so that one
+user costs as few calls as a thousand. Constants are spread over the lanes once, when a model is
+read.
+
+Names of weights are those of the networks' `state_dict`: `nets.py`, `response.py`, `factored_q.py`,
+`plain_q.py`, `support.py`, `representation.py`, `clusters.py`, `direct_rank.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from agents.common.types import Array
+
+LANES = 16
+_CHUNK = 128  # users at once, so that hidden layers stay in the cache
+_TINY = np.float32(1e-30)
+
+Weights = Mapping[str, Array]
+
+
+def under(prefix: str, weights: Weights) -> dict[str, Array]:
+    """The weights whose names start with a prefix and a dot, without them."""
+    return {k[len(prefix) + 1 :]: v for k, v in weights.items() if k.startswith(f"{prefix}.")}
+
+
+def by_chunks(answer: Callable[..., Array], *columns: Array) -> Array:
+    """`answer(*columns)` of rows, some at a time, on all cores."""
+    n = len(columns[0])
+    if n <= _CHUNK:
+        return answer(*columns)
+    starts = range(0, n, _CHUNK)
+    with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1)) as pool:
+        parts = pool.map(lambda i: answer(*(c[i : i + _CHUNK] for c in columns)), starts)
+        return np.concatenate(list(parts))
+
+
+def with_calendar(obs: Array, day: int, horizon: int, more: int = 0) -> Array:
+    """(n, d + 3 + more) float32: observation, progress and weekday, and columns of 0."""
+    week = np.float32(2 * math.pi * day) / np.float32(7)
+    rows = np.zeros((len(obs), obs.shape[1] + 3 + more), np.float32)
+    rows[:, : obs.shape[1]] = obs
+    now = (np.float32(day) / np.float32(horizon), np.sin(week), np.cos(week))
+    rows[:, obs.shape[1] : obs.shape[1] + 3] = now
+    return rows
+
+
+def tiled(rows: Array) -> Array:
+    """(..., n, d) rows as tiles (..., B, d, 16); the last one is filled up with 0."""
+    *front, n, d = rows.shape
+    tiles = -(-n // LANES)
+    padded = np.zeros((*front, tiles * LANES, d), np.float32)
+    padded[..., :n, :] = rows
+    return np.ascontiguousarray(padded.reshape(*front, tiles, LANES, d).swapaxes(-1, -2))
+
+
+def rows_of(tiles: Array, n: int) -> Array:
+    """Tiles (..., B, d, 16) as rows (..., n, d)."""
+    *front, b, d, lanes = tiles.shape
+    return tiles.swapaxes(-1, -2).reshape(*front, b * lanes, d)[..., :n, :]
+
+
+def lanes(constants: Array) -> Array:
+    """Constants (E, ...) spread over tiles and lanes: (E, 1, ..., 16)."""
+    spread = np.repeat(constants[..., None], LANES, axis=-1).astype(np.float32)
+    return np.ascontiguousarray(spread[:, None])
+
+
+class Dense(NamedTuple):
+    """A linear layer of E members, applied to (E or 1, B, d, 16)."""
+
+    weight: Array  # (E, 1, m, d)
+    bias: Array  # (E, 1, m, 16)
+
+    @staticmethod
+    def of(weight: Array, bias: Array, scale: float = 1.0) -> Dense:
+        """From (E, m, d) and (E, m), both times `scale`."""
+        return Dense(np.ascontiguousarray(weight * scale, np.float32)[:, None], lanes(bias * scale))
+
+    def __call__(self, x: Array) -> Array:
+        y = np.matmul(self.weight, x)
+        y += self.bias
+        return y
+
+
+def silu_of_twice(half: Array) -> Array:
+    """silu(2 h) = h + h tanh h; layers that feed it are halved, which is exact."""
+    y = np.tanh(half)
+    y *= half
+    y += half
+    return y
+
+
+class Mlp(NamedTuple):
+    """SiLU layers and perhaps a linear one at the end."""
+
+    hidden: tuple[Dense, ...]
+    last: Dense | None
+
+    @staticmethod
+    def of(members: Sequence[Weights], hidden: Sequence[str], last: str | None = None) -> Mlp:
+        """From the names of the layers."""
+        layers = tuple(Dense.of(*layer(members, name), scale=0.5) for name in hidden)
+        return Mlp(layers, Dense.of(*layer(members, last)) if last else None)
+
+    def __call__(self, x: Array) -> Array:
+        for each in self.hidden:
+            x = silu_of_twice(each(x))
+        return self.last(x) if self.last else x
+
+
+def layer(members: Sequence[Weights], name: str) -> tuple[Array, Array]:
+    """(E, m, d) weights and (E, m) biases of a linear layer."""
+    return stacked(members, f"{name}.weight"), stacked(members, f"{name}.bias")
+
+
+def stacked(members: Sequence[Weights], name: str) -> Array:
+    """(E, ...)"""
+    return np.stack([member[name] for member in members])
+
+
+class Inputs(NamedTuple):
+    """Standardises rows for each member."""
+
+    mean: Array  # (E, 1, d)
+    scale: Array  # (E, 1, d)
+
+    @staticmethod
+    def of(members: Sequence[Weights], mean: str = "mean", scale: str = "scale") -> Inputs:
+        return Inputs(stacked(members, mean)[:, None], stacked(members, scale)[:, None])
+
+    def __call__(self, rows: Array) -> Array:
+        """(E, B, d, 16) of rows (n, d)."""
+        return tiled((rows - self.mean) / self.scale)
+
+
+class Outcomes:
+    """`response.OutcomeModel`: what comes of a user-day, and how likely."""
+
+    def __init__(self, members: Sequence[Weights], horizon: int) -> None:
+        self.horizon, self.inputs = horizon, Inputs.of(members)
+        seen, table = stacked(members, "seen"), stacked(members, "table")
+        self.seen: Array = np.any(seen, axis=0)  # (K, Y) by any member
+        (n_members, self.n_actions, n_outcomes) = seen.shape
+        self.n_levels = n_outcomes // 2
+        by_level = (n_members, self.n_actions, self.n_levels, 2)
+        self.possible = lanes(seen.reshape(by_level))
+        self.table = lanes(table)  # (E, 1, 2, K, Y, 16)
+        self.trunk = Mlp.of(members, ("trunk.0", "trunk.2"))
+        self.mean_trunk = Mlp.of(members, ("mean_trunk.0", "mean_trunk.2"))
+        self.logits = Dense.of(*_by_dose(members, "logits", stacked(members, "offset")))
+        self.log_means = Dense.of(*_by_dose(members, "log_means", np.zeros(1)))
+        varies = stacked(members, "varies")
+        self.varies = lanes(varies) if varies.any() else None
+
+    def tiles(self, obs: Array, day: int) -> Array:
+        """(E, B, d + 3, 16) inputs."""
+        return self.inputs(with_calendar(obs, day, self.horizon))
+
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """(E, B, K, Y, 16) probabilities and (E, B, 2, K, 16) mean reward and cost of the day."""
+        p = self.probability(x)
+        amounts = self.table
+        if self.varies is not None:
+            shape = (*x.shape[:2], self.n_actions, 2, self.n_levels, LANES)
+            ratio = self.log_means(self.mean_trunk(x)).reshape(shape)
+            ratio = np.repeat(ratio.swapaxes(2, 3), 2, axis=-2)
+            amounts = amounts * np.exp(ratio * self.varies)
+        return p, (p[:, :, None] * amounts).sum(axis=-2)
+
+    def probability(self, x: Array) -> Array:
+        """P(level) P(paid | level) over the outcomes that the log has seen, (E, B, K, Y, 16)."""
+        shape = (*x.shape[:2], self.n_actions, 2 * self.n_levels - 1, LANES)
+        answers = self.logits(self.trunk(x)).reshape(shape)
+        level = answers[..., : self.n_levels - 1, :]
+        level = np.concatenate([np.zeros_like(level[..., :1, :]), level], axis=-2)
+        level = np.exp(level - level.max(axis=-2, keepdims=True))
+        paid = answers[..., self.n_levels - 1 :, :]
+        both = np.empty((*level.shape[:-1], 2, LANES), np.float32)
+        with np.errstate(over="ignore"):  # exp of much is inf, and its inverse 0
+            both[..., 0, :] = level / (1 + np.exp(paid))
+            both[..., 1, :] = level / (1 + np.exp(-paid))
+        both *= self.possible
+        both = both.reshape(*shape[:3], 2 * self.n_levels, LANES)
+        both /= np.maximum(both.sum(axis=-2, keepdims=True), _TINY)
+        return both
+
+
+def _by_dose(members: Sequence[Weights], name: str, offset: Array) -> tuple[Array, Array]:
+    """(E, K q, width) and (E, K q): heads and their doses as one linear layer per incentive."""
+    basis = [member["basis"].astype(np.float64) for member in members]  # (K, b)
+    found = []
+    for dose, member in zip(basis, members, strict=True):
+        n_basis = 1 + dose.shape[1]
+        both = np.column_stack([member[f"{name}.weight"], member[f"{name}.bias"]])
+        both = both.astype(np.float64).reshape(-1, n_basis, both.shape[1])
+        found.append(both[:, 0] + np.einsum("kb,qbw->kqw", dose, both[:, 1:]))
+    layers = np.stack(found)  # (E, K, q, width + 1)
+    weight, bias = layers[..., :-1], layers[..., -1] + offset
+    flat = len(members), -1
+    return weight.reshape(*flat, weight.shape[-1]), bias.reshape(flat)

@@ -1,0 +1,1 @@
+"""The multiple-choice knapsack solver in parts; `agents.common.knapsack` is its public face."""
