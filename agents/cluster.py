@@ -151,12 +151,8 @@ def fit(
     """
     _check(config, log)
     rng = np.random.default_rng([seed, 5])
-    data, propensity = panel(log), torch.tensor(log.propensity)
-    part = rng.permutation(log.n_users) % config.folds
-    taught, tested = (
-        user_days(data, propensity, torch.as_tensor(np.flatnonzero(chosen)))
-        for chosen in (part >= 2, part < 2)
-    )
+    data, part = panel(log), rng.permutation(log.n_users) % config.folds
+    taught, tested = (user_days(log, np.flatnonzero(chosen)) for chosen in (part >= 2, part < 2))
     fitting = Fitting(
         config.epochs, config.batch, config.learning_rate, seed, track, config.progress
     )

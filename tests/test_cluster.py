@@ -23,7 +23,6 @@ from agents.common.representation import (
     fit_representation,
     user_days,
 )
-from agents.common.tensors import panel
 from agents.common.types import Array
 from marketing_env import DayView, LoggedDataset
 
@@ -144,8 +143,7 @@ def test_representation_and_clusters_do_not_know_the_arm() -> None:
     """The arm decides the outcome, so a network that sees it would group user-days by it."""
     truth = np.array([[[0, 0], [5, 1], [10, 2]]] * 2)
     log = trial(800, truth + np.array([[[0.0]], [[1.0]]]) * [1, 0], seed=6)
-    data = panel(log)
-    rows = user_days(data, torch.tensor(log.propensity), torch.arange(log.n_users))
+    rows = user_days(log, np.arange(log.n_users))
     network = fit_representation(rows, 3, log.horizon, 16, FITTING)
     assert network.shared[0].in_features == log.obs.shape[2] + 3
     for curves in (True, False):
@@ -170,7 +168,7 @@ def test_predictions_recover_the_truth_of_a_skewed_log(seen: bool) -> None:
     chance = np.where(segment[:, None] == log.action % 2, 0.9, 0.3)
     keep = np.random.default_rng(7).random(log.action.shape) < chance
     log = replace(log, valid=keep, propensity=log.propensity * chance, obs=log.obs * seen)
-    rows = user_days(panel(log), torch.tensor(log.propensity), torch.arange(log.n_users))
+    rows = user_days(log, np.arange(log.n_users))
     network = fit_representation(rows, 3, log.horizon, 16, FITTING)
     predicted = answers(network, rows.obs, rows.day).numpy()
     truth = SEGMENTS[segment[rows.user.numpy()]] if seen else SEGMENTS.mean(axis=0)
@@ -184,7 +182,8 @@ def blob(n: int, seed: int = 0) -> UserDays:
     user, arm = torch.arange(n), torch.randint(0, 3, (n,), generator=rng)
     third = torch.full((n,), 1 / 3, dtype=torch.float64)
     outcome = torch.stack([arm * obs[:, 0] + obs[:, 1], arm * torch.exp(obs[:, 2])], dim=-1)
-    return UserDays(obs, torch.zeros(n, dtype=torch.long), user, arm, third, outcome)
+    day = torch.zeros(n, dtype=torch.long)
+    return UserDays(obs, day, user, arm, third, outcome, torch.ones(n))
 
 
 def held_out(rows: UserDays, network: Representation) -> HeldOut:
@@ -199,7 +198,7 @@ def test_separable_clusters_are_imitated_without_loss() -> None:
 
 def test_loss_of_imitation_is_reported() -> None:
     """60 clusters inside one blob, named by a classifier with two hidden units."""
-    taught, tested = blob(600), blob(800, seed=1)
+    taught, tested = blob(600), blob(6000, seed=1)
     network = fit_representation(taught, 3, 1, 16, FITTING)
     teacher = fit_clusters(network, taught, 60, curves=False)
     judge, reports = held_out(tested, network), []
@@ -270,7 +269,7 @@ def test_curves_ignore_what_no_incentive_changes() -> None:
     """Two groups differ in activity alone: to the allocation they are one."""
     truth = np.array([[[0, 0], [1, 1]], [[9, 0], [10, 1]]])
     log = trial(600, truth, seed=8, noise=0.1)
-    rows = user_days(panel(log), torch.tensor(log.propensity), torch.arange(log.n_users))
+    rows = user_days(log, np.arange(log.n_users))
     network = fit_representation(rows, 2, log.horizon, 16, FITTING)
     group = rows.obs[:, 0].numpy()
 

@@ -32,7 +32,7 @@ import numpy as np
 from agents.common.knapsack import cost_curve
 from agents.common.types import Array
 
-_BORROWED = 10  # users' worth of the arm's variance that enters each cell's
+_BORROWED = 10  # users' worth of everyone that enters each cell's variance and arm shares
 
 
 class Rows(NamedTuple):
@@ -218,7 +218,8 @@ def _cluster_means(rows: Rows, n_clusters: int) -> Array:
 
 
 def _eligible(count: Array, least: float) -> Array:
-    """(L, K) by shares of a cluster's rows, of everyone's where a cluster is empty."""
-    count = np.where(count.any(axis=1, keepdims=True), count, count.sum(axis=0))
+    """(L, K) by shares of rows, a few of everyone's added lest a small cluster miss an arm."""
+    everyone = count.sum(axis=0)
+    count = count + _BORROWED * everyone / everyone.sum()
     share = count / count.sum(axis=1, keepdims=True)
     return np.asarray(((share >= least) & (count > 0)) | (share == share.max(axis=1)[:, None]))

@@ -1,0 +1,260 @@
+"""Decision-focused causal learning: predictions trained for what the allocation by them earns.
+
+A network (`common/predictors.py`) first learns to predict reward and cost of a user-day under every
+incentive, which is the two-stage method, and then also to decide:
+
+    L = alpha L_PL + mean_lambda L_DL(lambda)
+
+L_PL is the prediction loss. L_DL (`common/decision_losses.py`) is minus the net value r - lambda c
+that users earn if each gets argmax_j rhat_ij - lambda chat_ij, as the log tells: smoothed (pll,
+merl), by flips of single users (ifd), or doubly robust (dr). Every morning the exact knapsack
+spends the day's money by the predictions; a log of one day is the one-shot problem of the paper.
+
+Scales: in L_DL, net values are divided by their standard deviation at that price, and scores by the
+median gap between the best two arms after the warm start. So `alpha`, `tau` and `reach` mean the
+same whatever a log's units are.
+
+Source: Zhou et al., Decision Focused Causal Learning for Direct Counterfactual Marketing
+Optimization, KDD 2024, arXiv 2407.13664.
+
+Differences from the paper:
+1. Prices are not set by hand: they are those at which daily budgets from 90 to 1 % of the
+   unconstrained spend bind, by the warm start's predictions on training rows.
+2. Gradients flow through rewards and costs; the public code drops those of the costs. Flips are
+   clipped in units of scores, so that the gradient of chat is exactly -lambda that of rhat.
+3. Logged propensities weight the rows, arm by arm scaled to N / (K N_t): logs need not be trials.
+   `weighted=False` gives the public code's unweighted decision losses.
+4. The loss dr is ours: cross-fitted predictions carry what they can explain of the net values, and
+   the self-normalised rest has a baseline.
+5. L_PL is the negative log-likelihood of what is logged (`common/response.py`), or squared errors
+   in units of each arm's spread where rewards may be negative (`common/representation.py`).
+6. Calibration: decision losses are free to distort costs, by which the knapsack would miss its
+   budget. Users that the network did not learn from tell what its decisions really spend; the
+   decisions themselves are not touched (`common/calibration.py`).
+7. The state kept is that with the largest doubly robust net value of its decisions on held-out
+   users of the training fold, whose model is the warm start. The warm start is a candidate.
+8. Members are cross-fitted over users, and act and forecast as in `common/daily.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.common import decision_losses, predictors
+from agents.common.calibration import calibrate, logged_of, overspend, read_calibrated
+from agents.common.daily import DailyModel, Response, fit_daily, load_daily
+from agents.common.decision_losses import Clip
+from agents.common.knapsack import cost_curve
+from agents.common.nets import Track, no_track
+from agents.common.predictors import Predictor, fit_predictor, train_on
+from agents.common.representation import Fitting, UserDays, user_days
+from agents.common.types import Array
+from marketing_env import LoggedDataset
+
+METHOD = "dfcl"
+
+_HELD_OUT = 0.2  # of a member's users, to choose the best state
+_SAMPLE = 20_000  # user-days that show prices and gaps
+_JUDGED = 50_000  # held-out user-days, at most, that judge a state
+_SHARES = (0.9, 0.01)  # of the unconstrained spend, between which prices bind
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the network, of its losses and of the daily allocation."""
+
+    loss: Literal["pll", "merl", "ifd", "dr"] = "ifd"
+    alpha: float = 1.0  # weight of the prediction loss beside the decision loss
+    tau: float = 3.0  # temperature of merl and dr, in median gaps; that of pll is 1
+    clip: Clip = "fix"  # of ifd: flips within reach count alike, or ("max") all flips do
+    reach: float = 1.0  # of ifd's flips, in median gaps
+    prices: int = 8  # of money, at which decisions are trained
+    weighted: bool = True  # decision losses by inverse propensity; False as in the public code
+    network: predictors.Kind = "auto"  # outcomes, or multi_task where rewards may be negative
+    width: int = 128
+    warm_epochs: float = 6.0  # of the prediction loss alone
+    epochs: float = 3.0  # of both; 0 is the two-stage method
+    batch: int = 4096  # user-days a step: ifd and dr are ratios of means over it
+    learning_rate: float = 1e-3  # after the warm start
+    folds: int = 2  # cross-fitted members
+    least_support: float = 0.01  # logging probability below which an incentive is not chosen
+    pacing: bool = True  # spread what remains over the days left; else a fixed share a day
+    progress: bool = True  # show progress bars on a terminal
+
+
+def fit(
+    log: LoggedDataset, config: Config = Config(), seed: int = 0, *, track: Track = no_track
+) -> DailyModel:
+    """Train on a log alone.
+
+    Args:
+        track: receives learning curves, like TensorBoard's `add_scalar`: on held-out users the
+            prediction loss, the decision loss, the value of decisions and the calibration.
+
+    Raises:
+        ValueError: for an unknown loss, clip or network, or dr without weights.
+    """
+    _check(config)
+
+    def learn(users: Array, member: int) -> Response:
+        return _learn(log, users, config, seed, member, track)
+
+    return fit_daily(METHOD, log, config, learn, seed=seed, track=track)
+
+
+def load(folder: str | Path) -> DailyModel:
+    """Read a model that its `save` wrote."""
+    return load_daily(folder, Config, lambda config, state: read_calibrated(state))
+
+
+class Prices(NamedTuple):
+    """Prices of money, and the units of decisions at each."""
+
+    price: Tensor  # (G,) reward per currency, rising
+    gap: Tensor  # (G,) median lead of the best arm's score
+    spread: Tensor  # (G,) standard deviation of logged net values
+
+    def net(self, outcome: Tensor) -> Tensor:
+        """(G, ...) reward - price * cost of outcomes (..., 2)."""
+        price = self.price.reshape(-1, *[1] * (outcome.dim() - 1))
+        return outcome[..., 0] - price * outcome[..., 1]
+
+
+def choose_prices(predictor: Predictor, rows: UserDays, count: int) -> Prices:
+    """Prices at which geometric shares of the unconstrained spend bind, by predictions on rows."""
+    few = _some(rows, _SAMPLE)
+    with torch.no_grad():
+        expected = predictor(few)
+    curve = cost_curve(*expected.double().unbind(-1))
+    least, most = curve.budget[0], curve.budget[-1]
+    budgets = least + np.geomspace(*_SHARES, count) * (most - least)
+    units = torch.ones(count)
+    prices = Prices(torch.as_tensor(curve.price_at(budgets), dtype=torch.float32), units, units)
+    first, second = prices.net(expected).topk(2, dim=-1).values.unbind(-1)
+    spread = prices.net(few.outcome).std(-1, correction=0).clamp(min=1e-9)
+    gap = torch.maximum((first - second).median(-1).values, 1e-4 * spread)
+    return Prices(prices.price, gap, spread)
+
+
+def decision_loss(
+    config: Config, prices: Prices, expected: Tensor, rows: UserDays, model: Tensor
+) -> Tensor:
+    """L_DL of predictions (m, K, 2), the mean over prices.
+
+    Args:
+        model: (m, K, 2) predictions by what did not learn from the user, for the loss dr.
+    """
+    n_actions, spread = expected.shape[1], prices.spread[:, None]
+    scores = prices.net(expected) / prices.gap[:, None, None]
+    weight = n_actions * rows.weight if config.weighted else torch.ones_like(rows.weight)
+    data = rows.arm, prices.net(rows.outcome) / spread, weight
+    if config.loss == "ifd":
+        return decision_losses.ifd(scores, *data, step=config.reach, clip=config.clip)
+    if config.loss == "dr":
+        judged = prices.net(model) / spread[..., None]
+        return decision_losses.dr(scores, *data, judged, tau=config.tau)
+    if config.loss == "merl":
+        return decision_losses.merl(scores, *data, tau=config.tau)
+    return decision_losses.pll(scores, *data)
+
+
+def decision_value(prices: Prices, expected: Tensor, rows: UserDays, model: Tensor) -> float:
+    """Doubly robust net value of the decisions, in standard deviations, mean over prices.
+
+    Args:
+        model: (m, K, 2) predictions by what did not learn from the user.
+    """
+    told = prices.net(model)
+    choice = prices.net(expected).argmax(-1)  # (G, m)
+    unexplained = prices.net(rows.outcome - rows.logged(model))
+    weight = model.shape[1] * rows.weight * (choice == rows.arm)
+    value = told.gather(-1, choice[..., None])[..., 0] + weight * unexplained
+    return float((value.mean(-1) / prices.spread).mean())
+
+
+def _check(config: Config) -> None:
+    allowed = {"loss": ("pll", "merl", "ifd", "dr"), "clip": ("fix", "max")}
+    for name, values in allowed.items():
+        if (found := getattr(config, name)) not in values:
+            raise ValueError(f"{name} = {found!r}: allowed are {', '.join(values)}")
+    if config.loss == "dr" and not config.weighted:
+        raise ValueError("weighted = False: allowed with the losses pll, merl and ifd")
+
+
+def _learn(
+    log: LoggedDataset, users: Array, config: Config, seed: int, member: int, track: Track
+) -> Response:
+    seed, tag = seed * 1000 + member, f"response/member_{member}"
+    order = np.random.default_rng([seed, 6]).permutation(users)
+    cut = max(1, round(_HELD_OUT * len(order)))
+    learned = order[cut:] if len(order) > 1 else order
+    rows = user_days(log, learned)
+    fitting = Fitting(
+        config.warm_epochs, config.batch, seed=seed, track=track, progress=config.progress
+    )
+
+    def warm(rows: UserDays, name: str) -> Predictor:
+        return fit_predictor(config.network, log, rows, config.width, fitting, f"{tag}/{name}")
+
+    predictor = warm(rows, "warm")
+    if config.epochs:
+        prices = choose_prices(predictor, rows, config.prices)
+        held = _some(user_days(log, order[:cut]), _JUDGED)
+        model = _out_of_half(rows, warm, seed) if config.loss == "dr" else None
+        _decide(predictor, rows, held, prices, model, config, fitting, tag)
+    return calibrate(predictor.response(), log, np.setdiff1d(np.arange(log.n_users), learned))
+
+
+def _decide(
+    predictor: Predictor, rows: UserDays, held: UserDays, prices: Prices, model: Tensor | None,
+    config: Config, fitting: Fitting, tag: str,
+) -> None:  # fmt: skip
+    """Train by both losses."""
+    with torch.no_grad():
+        known, happened = predictor(held), logged_of(held)
+
+    def loss(index: Tensor) -> Tensor:
+        batch = rows.take(index)
+        expected = predictor(batch)
+        judged = expected if model is None else model[index]
+        decision = decision_loss(config, prices, expected, batch, judged)
+        return config.alpha * predictor.loss(expected, batch) + decision
+
+    def judge(step: int) -> float:
+        expected = predictor(held)
+        value = decision_value(prices, expected, held, known)
+        curves = {
+            "prediction_loss": float(predictor.loss(expected, held)),
+            "decision_loss": float(decision_loss(config, prices, expected, held, known)),
+            "decision_value": value,
+            "overspend": overspend(expected.numpy(), prices.price.numpy(), happened),
+        }
+        for name, number in curves.items():
+            fitting.track(f"{tag}/held_out/{name}", number, step)
+        return value
+
+    fitting = fitting._replace(epochs=config.epochs, learning_rate=config.learning_rate)
+    train_on(predictor, loss, judge, rows, fitting, f"{tag}/both")
+
+
+def _out_of_half(rows: UserDays, warm: Callable[[UserDays, str], Predictor], seed: int) -> Tensor:
+    """(m, K, 2) predictions, each half of the users by a network that saw the other half."""
+    users, number = rows.user.unique(return_inverse=True)
+    half = torch.randperm(len(users), generator=torch.Generator().manual_seed(seed))[number] % 2
+    first, second = (
+        warm(rows.take((half != part).nonzero()[:, 0]), f"half_{part}") for part in (0, 1)
+    )
+    with torch.no_grad():
+        return torch.where((half == 0)[:, None, None], first(rows), second(rows))
+
+
+def _some(rows: UserDays, most: int) -> UserDays:
+    """Evenly drawn rows."""
+    return rows.take(torch.linspace(0, len(rows.arm) - 1, min(len(rows.arm), most)).long())
