@@ -19,10 +19,15 @@ help:  ## list the targets
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
+# Spark is large, and only its tests need it.
+.venv/.spark: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[spark]'
+	@touch $@
+
 demo: .venv/.installed  ## simulate, learn, allocate and compare with the exact optimum, in minutes
 	$(BIN)/python -u -m experiments.demo
 
-test: lint  ## lint, then run every test
+test: lint .venv/.spark  ## lint, then run every test
 	$(BIN)/python -m pytest -n 2 -q
 
 lint: .venv/.installed  ## ruff and mypy, changing nothing
