@@ -21,6 +21,7 @@ from tqdm import tqdm
 from experiments import cli
 from experiments.results import ROOT, provenance, write_json
 from experiments.speed_allocator import allocator
+from experiments.speed_scale import scale
 from experiments.speed_serving import serving
 from experiments.speed_simulator import simulator
 from experiments.speed_streaming import streaming
@@ -73,6 +74,12 @@ BENCHMARKS = {
     "training": Benchmark(
         lambda o: training(o.users),
         "Seconds of the clock, and MB of the process at the peak, for each step by itself.",
+    ),
+    "scale": Benchmark(
+        lambda o: scale(o.out),
+        "Reckoned, not measured: core hours of allocating to 10^8 and 10^9 users, from the rates in"
+        " `serving` and `streaming`. Reading from storage is in the passes, the network is not;"
+        " `currency` assumes 0.05 a core hour.",
     ),
 }
 
