@@ -18,7 +18,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from experiments import profile_figures, study_figures, suite_figures, table
+from experiments import one_shot_figures, profile_figures, study_figures, suite_figures, table
 from experiments.comparisons import lines, variants
 from experiments.curves import read_curves
 from experiments.drawing import LOOK, save
@@ -95,9 +95,10 @@ def of_studies(folder: Path) -> Iterator[tuple[str, Figure]]:
         yield "myopia", study_figures.myopia(json.loads((folder / "myopia.json").read_text()))
     if (folder / "mixing.json").exists():
         yield "mixing", study_figures.mixing(json.loads((folder / "mixing.json").read_text()))
-    for path in sorted(folder.rglob("one_shot/*/summary.json")):
-        fig = study_figures.one_shot(json.loads(path.read_text()))
-        yield str(path.parent.relative_to(folder) / "one_shot"), fig
+    for path in sorted(folder.rglob("one_shot/*/one_shot.json")):
+        place = path.parent.relative_to(folder)
+        for name, fig in one_shot_figures.figures(path.parent.name, json.loads(path.read_text())):
+            yield str(place / name), fig
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -43,7 +43,12 @@ READING = {
     "by_": "How results change along the axis, all else equal.",
     "variants": "The same method with single parts changed; hollow: not clearly different.",
     "myopia": "How hard the campaigns are for the short-sighted.",
-    "one_shot": "Randomised tests of one mailing: value at each cost, by off-policy estimates.",
+    "mixing": "How many policies and best responses a player of the game needs to come close.",
+    "regret": "One decision a user, every counterfactual known: what is lost to the best knapsack.",
+    "decision_focused": "What training for decisions adds to two stages; above 0 it helps.",
+    "difference": "A real test of e-mails: value above two stages at the same budget.",
+    "revenue": "A real promotion: net revenue of users who were held out.",
+    "aucc": "How well users are ranked by what a promotion brings for its cost.",
 }
 _LONGEST = sorted(READING.items(), key=lambda item: -len(item[0]))
 

@@ -86,37 +86,3 @@ def _mixing_means(result: Mapping[str, Any], method: str) -> Array:
         for n in result["rounds"]
     ]
     return np.mean(cells, axis=1).T
-
-
-def one_shot(summary: Mapping[str, Any]) -> Figure:
-    """A randomised test: value against cost, and what the allocator adds at the same spend."""
-    robust = [e for e in summary["estimates"] if e["estimator"] == "doubly_robust"]
-    gaps = [d for d in summary["differences"] if d["against"] == "random mix"]
-    means = [
-        f"{d['learner']} {d['difference']:+.2g} ± {1.96 * d['difference_error']:.1g}"
-        for d in gaps
-        if d["budget"] is None
-    ]
-    title = f"Gain in {summary['reward']} over the best mix of arms at the same cost"
-    fig, (left, right) = panels(1, 2, f"{title}\nMean over budgets: {', '.join(means)} per user")
-    first = [e for e in robust if e["learner"] == robust[0]["learner"]]
-    for e in (e for e in first if e["budget"] is None and e["policy"] != "random arm"):
-        left.errorbar(e["cost"], e["value"], 1.96 * e["value_error"], color="grey", marker="D")
-        left.annotate(e["policy"], (e["cost"], e["value"]), (5, -14), textcoords="offset points")
-    for rule, dash, says in (("random mix", "--", "best mix"), ("random dearest", ":", "dearest")):
-        line = [(e["cost"], e["value"]) for e in first if e["policy"] == rule]
-        left.plot(*np.transpose(line), color="black", ls=dash, label=f"{says} for random users")
-    for i, learner in enumerate(dict.fromkeys(e["learner"] for e in robust)):
-        look = {"color": OTHERS[i][0], "marker": OTHERS[i][1], "lw": 1.2, "label": learner}
-        mine = [e for e in robust if (e["learner"], e["policy"]) == (learner, "allocator")]
-        cost = np.array([e["cost"] for e in mine])
-        for ax, rows, what in ((left, mine, "value"), (right, gaps, "difference")):
-            shown = [r for r in rows if r["learner"] == learner and r["budget"] is not None]
-            mean, error = np.transpose([(r[what], r[f"{what}_error"]) for r in shown])
-            ax.errorbar(cost + 0.015 * i, mean, 1.96 * error, **look)
-    right.axhline(0, color="black", ls="--")
-    left.margins(x=0.15)
-    left.set(xlabel="cost per user", ylabel=f"{summary['reward']} per user, doubly robust")
-    right.set(xlabel="cost per user", ylabel="allocator minus best mix, paired")
-    legend(fig, left)
-    return fig

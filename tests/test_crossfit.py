@@ -1,22 +1,22 @@
-"""Cross-fitted allocation: budgets are kept exactly where prices are set, and nothing leaks."""
+"""Cross-fitted allocation: it finds who responds, keeps the budget, and nothing leaks."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 pytest.importorskip("lightgbm")
 
-from agents import cost_curve, greedy_uplift
-from experiments.crossfit import CrossFit, PriceRule, arm_means, cross_fit
+from experiments.crossfit import CrossFit, cross_fit, outcomes, parts, ranking
+from experiments.one_shot_methods import Entry
 from marketing_env import LoggedDataset
 
-SMALL = greedy_uplift.Config(learner="t", folds=1, trees=10, leaves=4, min_leaf=50, progress=False)
+SMALL = {"learner": "t", "trees": 10, "leaves": 4, "min_leaf": 50}
+ENTRY = Entry("greedy_uplift-t", "greedy_uplift", SMALL)
 BUDGETS = (0.3, 1.0, 2.0)
 
 
@@ -34,74 +34,73 @@ def e_mail_test(n: int = 3000, effect: float = 0.4, seed: int = 0) -> LoggedData
 
 
 def fitted(log: LoggedDataset) -> CrossFit:
-    return cross_fit(log, [SMALL], BUDGETS, folds=3, seed=0, on_fold=lambda: None)
+    return cross_fit(log, ENTRY, "hillstrom", BUDGETS, folds=3, seed=0)
 
 
-@given(st.integers(1, 40), st.integers(0, 10_000), st.floats(0, 1.2))
-@settings(max_examples=80, deadline=None)
-def test_price_rule_is_the_relaxed_optimum(n: int, seed: int, budget: float) -> None:
-    """Predictions on a coarse grid tie often; costs rise with the arm."""
-    rng = np.random.default_rng(seed)
-    reward = rng.integers(0, 4, (n, 3)) / 4.0
-    cost = np.tile([0.0, 1.0, 2.0], (n, 1))
-    probs = PriceRule.at(np.stack([reward, cost], axis=-1), budget).probs(
-        np.stack([reward, cost], axis=-1)
-    )
-    curve = cost_curve(reward, cost)
-    assert (probs * reward).sum() == pytest.approx(float(curve.value_at(budget * n)))
-    # Nothing is spent where more money buys nothing.
-    spent = min(budget * n, curve.budget[-1])
-    assert (probs * cost).sum() == pytest.approx(spent)
-
-
-def test_finds_the_users_who_respond() -> None:
+def test_finds_the_users_who_respond_within_the_budget() -> None:
     log = e_mail_test()
-    probs = fitted(log).policies["allocator", 0.3]
+    found = fitted(log)
     responsive = log.obs[:, 0, 0] == 1
+    probs = found.policies[0]
     assert probs[responsive, 1].mean() == pytest.approx(0.6, abs=0.05)
     assert probs[~responsive, 0].mean() > 0.99
-
-
-def test_rivals_spend_what_the_allocator_spends() -> None:
-    policies = fitted(e_mail_test()).policies
-    unit_cost = np.array([0.0, 1.0, 2.0])
-    for budget in BUDGETS:
-        mine, dearest, mix = (
-            float((policies[name, budget] @ unit_cost).mean())
-            for name in ("allocator", "random dearest", "random mix")
-        )
-        assert mine == pytest.approx(dearest)
-        assert mix < mine + 1e-9
-        assert mine < budget + 0.05
-    assert {name for name, budget in policies if budget is None} == {
-        "arm 0", "arm 1", "arm 2", "random arm",
-    }  # fmt: skip
+    for probs, budget in zip(found.policies, BUDGETS, strict=True):
+        assert probs.sum(axis=1) == pytest.approx(1)
+        assert (probs @ [0.0, 1.0, 2.0]).mean() <= budget + 1e-9
+    assert found.scores[responsive, 0].min() > found.scores[~responsive, 0].max()
 
 
 def test_nobody_is_allocated_by_his_own_outcome() -> None:
+    """Changing one user's outcome may move his part's rivals for money, but not his predictions."""
     log = e_mail_test(600)
     reward = log.reward.copy()
     reward[0] = 50.0
-    other = LoggedDataset(
-        log.obs, log.action, log.propensity, reward, log.cost, log.valid, log.bucket, log.meta
-    )
+    other = replace(log, reward=reward)
+    mine = parts(log, 3, 0) == parts(log, 3, 0)[0]
     before, after = fitted(log), fitted(other)
-    for key, probs in before.policies.items():
-        assert np.array_equal(probs[0], after.policies[key][0]), key
-    assert np.array_equal(before.model[0], after.model[0])
-    assert not np.array_equal(before.model, after.model)
+    for one, two in zip(before.policies, after.policies, strict=True):
+        assert np.array_equal(one[mine], two[mine])
+    assert np.array_equal(before.scores[mine], after.scores[mine])
+    assert not np.array_equal(before.scores[~mine], after.scores[~mine])
+    told = [outcomes(some, "hillstrom", 3, 0) for some in (log, other)]
+    assert np.array_equal(told[0][mine], told[1][mine])
+    assert not np.array_equal(told[0][~mine], told[1][~mine])
 
 
-def test_arm_means() -> None:
-    log = e_mail_test(300)
-    means: Any = arm_means(log)
-    for arm in range(3):
-        given_arm = log.action[:, 0] == arm
-        assert means[arm, 0] == pytest.approx(log.reward[given_arm].mean())
-        assert means[arm, 1] == arm
+def test_outcomes_tell_what_each_arm_brings() -> None:
+    log = e_mail_test()
+    found = outcomes(log, "hillstrom", 3, 0)
+    responsive = log.obs[:, 0, 0] == 1
+    assert found[responsive].mean(axis=0)[:, 0] == pytest.approx([0.2, 0.6, 0.3], abs=0.05)
+    assert found[..., 1] == pytest.approx(np.tile([0.0, 1.0, 2.0], (3000, 1)))
 
 
-def test_refuses_campaigns_of_several_days() -> None:
+def test_ranking_of_known_orders() -> None:
+    """Costs are 1 a step; all of arm 1's gain is with half of the users, and none beyond it."""
+    rng = np.random.default_rng(0)
+    n = 20_000
+    kind, arm = rng.integers(0, 2, n), rng.choice(3, n, p=[0.5, 0.3, 0.2])
+    reward = ((arm > 0) * kind).astype(float)
+    log = LoggedDataset(
+        obs=np.zeros((n, 2, 1), np.float32), action=arm[:, None], propensity=np.full((n, 1), 0.3),
+        reward=reward[:, None], cost=arm[:, None].astype(float), valid=np.ones((n, 1), bool),
+        bucket=rng.random(n),
+    )  # fmt: skip
+    gains = np.stack([kind, np.zeros(n)], axis=1)
+    best, fair = ranking(gains, log), ranking(rng.random((n, 2)), log)
+    assert set(best) == {"mt_aucc", "qini_1", "qini_2"}
+    # A quarter of the money buys everything: a triangle of 1/8, and 3/4.
+    assert best["mt_aucc"] == pytest.approx(0.875, abs=0.01)
+    assert fair["mt_aucc"] == pytest.approx(0.5, abs=0.03)
+    # Chords have area 1/2. The order rises over half of the users; hindsight over those responders
+    # alone who were treated, half of 3/8.
+    assert best["qini_1"] == pytest.approx((1 / 2 - 1 / 4) / (1 / 2 - 3 / 32), abs=0.04)
+    assert abs(fair["qini_1"]) < 0.1
+    nothing = replace(log, reward=np.zeros((n, 1)))
+    assert np.isnan(list(ranking(gains, nothing).values())).all()
+
+
+def test_refuses_campaigns_of_several_days_and_single_parts() -> None:
     log = e_mail_test(50)
     two: dict[str, Any] = {
         name: np.repeat(getattr(log, name), 2, axis=1)
@@ -110,5 +109,5 @@ def test_refuses_campaigns_of_several_days() -> None:
     days = LoggedDataset(obs=log.obs[:, [0, 0, 1]], bucket=log.bucket, **two)
     with pytest.raises(ValueError, match="horizon = 2"):
         fitted(days)
-    with pytest.raises(ValueError, match="folds = 2"):
-        cross_fit(log, [SMALL], BUDGETS, folds=2, seed=0, on_fold=lambda: None)
+    with pytest.raises(ValueError, match="folds = 1"):
+        parts(log, 1, 0)
