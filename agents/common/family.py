@@ -28,7 +28,7 @@ from agents.common.frontier import Frontier
 from agents.common.nets import Schedule, Track, no_track
 from agents.common.prices import choose_prices
 from agents.common.response import fit_members
-from agents.common.responses import _frontier
+from agents.common.responses import frontier_of
 from agents.common.tensors import panel
 from agents.common.types import Array, Forecast
 from marketing_env import ConstantPolicy, DayView, LoggedDataset, MixedPolicy, Policy
@@ -138,7 +138,7 @@ class Judge:
             track=lambda tag, value, step: self.track(f"judge/{tag}", value, step),
             progress="fitted Q evaluation" if self.progress else None,
         )  # fmt: skip
-        found = _frontier(self.log, first, self.fold, prices, risk)
+        found = frontier_of(self.log, first, self.fold, prices, risk)
         # In the memory layout that a saved model is read into, so that sums round alike.
         value, error = np.ascontiguousarray(found.value), np.ascontiguousarray(found.error)
         frontier = replace(found, value=value, error=error)

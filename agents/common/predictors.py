@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from agents.common.daily import NetworkResponse, Response, State
 from agents.common.representation import Fitting, Representation, UserDays, fit_representation
-from agents.common.response import OutcomeModel, fit_outcomes
-from agents.common.response import _loss as outcome_loss
+from agents.common.response import OutcomeModel, fit_outcomes, outcome_loss
 from agents.common.tensors import Panel, panel
 from agents.common.types import Array
 from marketing_env import LoggedDataset

@@ -155,7 +155,7 @@ def fit_outcomes(
     def loss(index: Tensor) -> Tensor:
         user, day = users_of[index], days_of[index]
         x = model.inputs(data.obs[user, day], day)
-        return _loss(model, data, x, user, day)
+        return outcome_loss(model, data, x, user, day)
 
     def on_step(step: int, value: Tensor) -> None:
         if step % 50 == 0 or step == steps - 1:
@@ -206,7 +206,7 @@ def fit_members(
     return models
 
 
-def _loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: Tensor) -> Tensor:
+def outcome_loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: Tensor) -> Tensor:
     action, label = data.action[user, day], data.outcome[user, day]
     total = nn.functional.cross_entropy(model.log_probability(x, action), label)
     if model.varies.any():

@@ -151,7 +151,7 @@ def learn_responses(
         seed=seed, workers=workers, track=track,
         progress="best responses" if config.progress else None,
     )  # fmt: skip
-    frontier = _frontier(log, first, fold, prices, config.risk)
+    frontier = frontier_of(log, first, fold, prices, config.risk)
     for g, (reward, cost, *_) in enumerate(frontier.value):
         track("frontier/reward", reward, g)
         track("frontier/cost", cost, g)
@@ -187,7 +187,7 @@ def _members(
     ]
 
 
-def _frontier(
+def frontier_of(
     log: LoggedDataset, first: Tensor, fold: Tensor, prices: Tensor, risk: float
 ) -> Frontier:
     """Means of V[0] over users; errors over users and between the members that judged them."""
