@@ -1,7 +1,7 @@
 """Decision-focused causal learning: predictions trained for what the allocation by them earns.
 
-A network (`common/predictors.py`) first learns to predict reward and cost of a user-day under every
-incentive, which is the two-stage method, and then also to decide:
+A network (`common/predictors.py`) first learns to predict what a user-day brings and costs under
+every incentive, which is the two-stage method, and then also to decide:
 
     L = alpha L_PL + mean_lambda L_DL(lambda)
 

@@ -1,7 +1,7 @@
 """End-to-end marketing goal: predictions regularised by what their allocation earns in the log.
 
 The two-stage method predicts, then allocates. Here the prediction loss of the same network
-(`common/predictors.py`) is joined by the goal itself, what the allocation by its predictions earns:
+(`common/predictors.py`) is joined by the goal itself, what an allocation by predictions earns:
 
     L(theta) = L_pred(theta) - alpha h sum_B EOM_r(B; theta)
 

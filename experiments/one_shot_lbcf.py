@@ -88,11 +88,13 @@ def judge(model: Model, test: Test) -> list[Row]:
     found = ranking(step_scores(model, trial.log), trial.log)
     rows = []
     for b, (share, budget) in enumerate(zip(SHARES, test.budgets, strict=True)):
-        happened = [(probs[b] * t).sum(axis=1).mean() for t in (_gains(trial.value), trial.cost)]
+        earned, spent = (
+            float((probs[b] * t).sum(axis=1).mean()) for t in (_gains(trial.value), trial.cost)
+        )
         rows.append({
             "share": share, "budget": float(budget), "spend": float(cost[b] / budget),
             "regret": _regret(gain[b], cost[b], budget, test.best[b]),
-            "regret_hindsight": _regret(*happened, budget, test.best_hindsight[b]),
+            "regret_hindsight": _regret(earned, spent, budget, test.best_hindsight[b]),
             "regret_equal": float(100 * (1 - equal[b] / test.best[b])),
             "mt_aucc": found["mt_aucc"],
         })  # fmt: skip

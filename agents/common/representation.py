@@ -138,12 +138,14 @@ class Representation(nn.Module):
         n_hidden = half if deep else n_inputs
         self.inputs = Inputs(n_obs, horizon)
         self.shared = nn.Sequential(*mlp(n_inputs, width, deep), *mlp(width, half, deep))
-        heads = [nn.Linear(n_hidden, n_actions) for _ in range(2)]
-        for parameter in nn.ModuleList(heads).parameters():
-            nn.init.zeros_(parameter)
-        self.towers = nn.ModuleList(
-            nn.Sequential(*mlp(n_hidden, half, deep), head) for head in heads
-        )
+        towers = [
+            nn.Sequential(*mlp(n_hidden, half, deep), nn.Linear(n_hidden, n_actions))
+            for _ in range(2)
+        ]
+        for tower in towers:
+            for parameter in tower[-1].parameters():
+                nn.init.zeros_(parameter)
+        self.towers = nn.ModuleList(towers)
         self.uncertainty = nn.Parameter(torch.zeros(2))
         self.register_buffer("level", torch.zeros(n_actions, 2))
         self.register_buffer("spread", torch.zeros(n_actions, 2))
