@@ -24,7 +24,7 @@ import agents
 from agents.common import mixture_stream
 from agents.common.mckp import stream
 from agents.common.types import Array
-from marketing_env.panel import RESERVED, bucket_of
+from marketing_env.panel import RESERVED, buckets_of
 
 BATCH = 32_768  # users at once
 _PARTS = {
@@ -119,7 +119,7 @@ def score(plan: Plan, users: pa.RecordBatch) -> pa.RecordBatch:
     if "bucket" in users.schema.names:
         bucket = _numbers(users, "bucket")
     else:
-        bucket = np.array([bucket_of(user) for user in ids.to_pylist()], dtype=np.float64)
+        bucket = buckets_of(ids.to_pylist())
     offers = _server(plan.model, plan.campaign_budget).offers(obs, plan.day, bucket=bucket)
     columns = {"user_id": ids, "bucket": pa.array(bucket)}
     for (name, kind), part in zip(_PARTS.items(), offers, strict=True):

@@ -61,8 +61,8 @@ BENCHMARKS = {
     "streaming": Benchmark(
         lambda o: streaming(o.streamed, o.repeats),
         f"{_CPU} `reads`: the same as a multiple of only reading the file. `memory`: MB at the"
-        " peak, Python and numpy's and Arrow's added up. `gap`: what is missing to the linear"
-        " relaxation's optimum, as a share of it.",
+        " peak of a process that does nothing else, libraries included. `gap`: what is missing to"
+        " the linear relaxation's optimum, as a share of it.",
     ),
     "simulator": Benchmark(
         lambda o: simulator(o.users, o.repeats),

@@ -2,10 +2,13 @@
 
     python -m experiments.sweep --suite small
     python -m experiments.sweep --suite small --methods my_lab.thrifty --only my_lab.thrifty
+    python -m experiments.sweep --suite full --cluster tcp://scheduler:8786
     python -m experiments.sweep --log logs/mine --only mixed_policy my_lab.thrifty --seeds 1 2 3
 
 Each finished run is one JSON file; a sweep that was stopped goes on where it stopped. A method of
-your own joins the same tables by its module's path; a log of your own stands beside them.
+your own joins the same tables by its module's path; a log of your own stands beside them. Workers
+of a Dask cluster write the same files: they need OUT at the same path, this project, and one thread
+each.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import argparse
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +29,7 @@ from tqdm import tqdm
 
 from experiments import cli, own_log
 from experiments.methods import method
+from experiments.on_dask import pool_on
 from experiments.results import ROOT
 from experiments.runs import REFERENCES
 from experiments.settings import METHODS, SUITES, Setting, Suite
@@ -38,6 +43,7 @@ class Options:
     log: str = ""  # a log of your own: folder, file, or public data set (see experiments.train)
     out: Path = ROOT / "results"  # results land in OUT/SUITE/SETTING/METHOD-SEED.json
     workers: int = max(1, os.cpu_count() or 1)  # processes, each with one torch thread
+    cluster: str = ""  # address of a Dask scheduler whose workers run it, not processes here
     methods: tuple[str, ...] = ()  # rows to add: files of agents/, or dotted paths of modules
     only: tuple[str, ...] = ()  # rows to run; default: all of the suite, and what is added
     settings: tuple[str, ...] = ()  # settings to run; default: all of the suite
@@ -86,7 +92,7 @@ def _rows(suite: Suite, seed: int) -> tuple[str, ...]:
 
 
 def work(job: Job) -> None:
-    """Do the runs of one job (in a process of its own).
+    """Do what is left of one job, in a process of its own; another may have died over it.
 
     Raises:
         RuntimeError: if a run failed; the others are finished first.
@@ -94,9 +100,10 @@ def work(job: Job) -> None:
     from experiments.run import Judge, collect, references, run
     from experiments.sharing import Oracles
 
-    if known := [row for row in job.rows if row in REFERENCES]:
+    left = job.left
+    if known := [row for row in left if row in REFERENCES]:
         references(job.setting, job.folder, progress=False, only=known)
-    rows = [row for row in job.rows if row not in REFERENCES]
+    rows = [row for row in left if row not in REFERENCES]
     if rows:
         judge = Judge(job.setting, progress=False, truth=job.folder / "truth.json")
         log, oracles = collect(job.setting, job.seed), Oracles()
@@ -152,26 +159,33 @@ def part(suite: Suite, o: Options) -> Suite:
     )
 
 
-def sweep(suite: Suite, folder: Path, workers: int) -> None:
+def sweep(suite: Suite, folder: Path, workers: int, cluster: str = "") -> None:
     """Run what is missing of a suite.
 
     Raises:
         RuntimeError: if a run failed; the others are finished first.
     """
-    run_all(work, jobs(suite, folder), folder, workers)
+    folder = folder.resolve()  # workers may stand elsewhere
+    run_all(work, jobs(suite, folder), folder, workers, cluster)
 
 
 def on_own_log(o: Options) -> Path:
     """Run methods on a log of one's own; returns the folder of the results."""
-    folder = o.out / "own_logs"
+    folder = o.out.resolve() / "own_logs"
     rows = dict.fromkeys((*o.only, *o.methods)) or METHODS
     configs = {row: _alone(row) for row in rows}
     todo = own_log.jobs(o.log, configs, o.seeds or (0,), folder)
-    run_all(own_log.work, todo, folder, o.workers)
+    run_all(own_log.work, todo, folder, o.workers, o.cluster)
     return folder
 
 
-def run_all(do: Callable[[Any], None], todo: Sequence[Task], folder: Path, workers: int) -> None:
+def run_all(
+    do: Callable[[Any], None],
+    todo: Sequence[Task],
+    folder: Path,
+    workers: int,
+    cluster: str = "",
+) -> None:
     """Do all jobs in processes of their own, and say what runs and how long it still takes.
 
     Raises:
@@ -180,9 +194,8 @@ def run_all(do: Callable[[Any], None], todo: Sequence[Task], folder: Path, worke
     failed: list[str] = []
     total = sum(len(job.rows) for job in todo)
     form = "{n_fmt}/{total_fmt} runs |{bar:20}| {elapsed}{postfix}"
-    # Fresh processes: a forked torch may hang on its parent's threads.
     with (
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        _pool(workers, cluster) as (pool, workers),
         tqdm(total=total, bar_format=form) as bar,
     ):
         running: dict[Future[None], Task] = {pool.submit(do, job): job for job in todo}
@@ -190,12 +203,24 @@ def run_all(do: Callable[[Any], None], todo: Sequence[Task], folder: Path, worke
         while waiting:
             done, waiting = wait(waiting, timeout=2, return_when=FIRST_COMPLETED)
             failed += [f"{running[f]}: {error}" for f in done if (error := f.exception())]
-            # The pool fetches a job before a process is free: the first ones are at work.
-            busy = [job for f, job in running.items() if f in waiting and f.running()][:workers]
+            # Jobs are begun in their order: the first of those that are not done are at work.
+            busy = [job for f, job in running.items() if f in waiting][:workers]
             bar.n = total - sum(len(job.left) for job in todo)
             bar.set_postfix_str(pace.says(busy, [running[f] for f in waiting], workers))
     if failed:
         raise RuntimeError("failed runs:\n" + "\n".join(failed))
+
+
+@contextmanager
+def _pool(workers: int, cluster: str) -> Iterator[tuple[Executor, int]]:
+    """Processes that take jobs, here or on a cluster, and their number."""
+    if cluster:
+        with pool_on(cluster) as found:
+            yield found
+        return
+    # Fresh processes: a forked torch may hang on its parent's threads.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield pool, workers
 
 
 class Pace:
@@ -236,16 +261,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="experiments.sweep", description=__doc__)
     cli.add_options(parser, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
-    if o.log:
-        print(f"{on_own_log(o)}: done; experiments.report tells it")
-        return
-    if o.suite not in SUITES:
+    if not o.log and o.suite not in SUITES:
         parser.error(f"--suite {o.suite}: there are {', '.join(SUITES)}")
     try:
-        chosen = part(SUITES[o.suite], o)
-    except ValueError as error:
+        if o.log:
+            print(f"{on_own_log(o)}: done; experiments.report tells it")
+            return
+        sweep(part(SUITES[o.suite], o), o.out / o.suite, o.workers, o.cluster)
+    except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))
-    sweep(chosen, o.out / o.suite, o.workers)
     print(f"{o.out / o.suite}: done; experiments.plot draws it, experiments.report tells it")
 
 

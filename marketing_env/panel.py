@@ -7,7 +7,7 @@ of its table. pyarrow reads whatever a data frame is; it is imported when a tabl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -23,8 +23,13 @@ MAX_DAYS = 3_660
 
 def bucket_of(user_id: Any, salt: str = "") -> float:
     """A user's number in [0, 1), from its id alone: the same on every machine and every day."""
-    digest = hashlib.blake2b(f"{salt}{user_id}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
+    return float(buckets_of([user_id], salt)[0])
+
+
+def buckets_of(user_ids: Iterable[Any], salt: str = "") -> Array:
+    """(n,) `bucket_of` each user."""
+    digests = (hashlib.blake2b(f"{salt}{u}".encode(), digest_size=8).digest() for u in user_ids)
+    return np.asarray((np.frombuffer(b"".join(digests), ">u8") >> 11) / 2**53)
 
 
 def log_from_table(

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,28 @@ def save_parts(logs: Iterable[Any], folder: str | Path, progress: bool = False) 
         ValueError: if `folder` holds something else than a log, or a part cannot be written or has
             other columns, days or incentives than the first.
     """
+    with new_log(folder) as new:
+        schemas: list[dict[str, Any]] = []
+        users = 0
+        for log in _bar(logs, progress):
+            schemas.append(write_part(log, new, len(schemas), users))
+            users += log.n_users
+        write_schema(new, schemas, users)
+
+
+@contextmanager
+def new_log(folder: str | Path) -> Iterator[Path]:
+    """A folder for the parts of a log, which becomes `folder` once all is well.
+
+    Raises:
+        ValueError: if `folder` holds something else than a log.
+    """
     target = Path(folder).resolve()
     _check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
-        _write(logs, new, progress)
+        yield new
         if target.exists():
             target.rename(old)
         try:
@@ -61,26 +78,16 @@ def save_parts(logs: Iterable[Any], folder: str | Path, progress: bool = False) 
             raise
 
 
-def _write(logs: Iterable[Any], folder: Path, progress: bool) -> None:
-    first: dict[str, Any] | None = None
-    users = 0
-    for number, log in enumerate(_bar(logs, progress)):
-        _check_writable(log)
-        schema = _schema_of(log)
-        first = first or schema
-        for key in ("columns", "horizon", "incentives"):
-            if schema[key] != first[key]:
-                raise ValueError(f"part {number}: {key} {schema[key]}; allowed: {first[key]}")
-        _write_part(log, folder, f"part-{number:05d}.parquet", users)
-        users += log.n_users
-    if first is None:
-        raise ValueError("logs is empty: allowed is at least one part")
-    (folder / "schema.json").write_text(_as_json(first | {"users": users}), encoding="utf-8")
+def write_part(log: Any, new: Path, number: int, start: int) -> dict[str, Any]:
+    """Write the days and the last morning of users `start`, `start` + 1, ... into a `new_log`.
 
+    Parts may be written in any order, by any number of processes. The answer is for `write_schema`.
 
-def _write_part(log: Any, folder: Path, name: str, start: int) -> None:
-    """The days and the last morning of users `start`, `start` + 1, ..."""
-    users = np.arange(log.n_users)
+    Raises:
+        ValueError: if the part cannot be written.
+    """
+    _check_writable(log)
+    users, name = np.arange(log.n_users), f"part-{number:05d}.parquet"
     for day in range(log.horizon):
         rows = users[log.valid[:, day]]
         outcomes = {
@@ -88,8 +95,26 @@ def _write_part(log: Any, folder: Path, name: str, start: int) -> None:
             for name in ("action", "propensity", "reward", "cost")
         }
         table = _user_table(log, rows, start, day, outcomes)
-        _write_table(table, folder / "days" / f"day={day:03d}" / name)
-    _write_table(_user_table(log, users, start, log.horizon, {}), folder / "final" / name)
+        _write_table(table, new / "days" / f"day={day:03d}" / name)
+    _write_table(_user_table(log, users, start, log.horizon, {}), new / "final" / name)
+    return _schema_of(log)
+
+
+def write_schema(new: Path, schemas: Sequence[Mapping[str, Any]], users: int) -> None:
+    """Finish a `new_log` by what `write_part` said of all parts, in their order.
+
+    Raises:
+        ValueError: without parts, or if one has other columns, days or incentives than the first.
+    """
+    if not schemas:
+        raise ValueError("logs is empty: allowed is at least one part")
+    first = schemas[0]
+    for number, schema in enumerate(schemas):
+        for key in ("columns", "horizon", "incentives"):
+            if schema[key] != first[key]:
+                raise ValueError(f"part {number}: {key} {schema[key]}; allowed: {first[key]}")
+    text = _as_json({**first, "users": users})
+    (new / "schema.json").write_text(text, encoding="utf-8")
 
 
 def _write_table(table: Any, file: Path) -> None:

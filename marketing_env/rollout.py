@@ -110,9 +110,23 @@ def rollout_parts(
     Every part has users and luck of its own, drawn from `seed`; none of them is that of `rollout`
     with the same seed.
     """
-    for number, start in enumerate(range(0, n_users, part)):
-        own = np.random.SeedSequence([seed, number, 6]).generate_state(1, np.uint64)[0]
-        yield rollout(policy, config, min(part, n_users - start), int(own >> 1))
+    for number in range(-(-n_users // part)):
+        yield rollout_part(policy, config, n_users, seed, number, part=part)
+
+
+def rollout_part(
+    policy: Policy, config: CampaignConfig, n_users: int, seed: int, number: int,
+    *, part: int = 100_000,
+) -> LoggedDataset:  # fmt: skip
+    """One of the logs of `rollout_parts`, by its number, wherever the others are made.
+
+    Raises:
+        ValueError: if there is no part of that number.
+    """
+    if not 0 <= number < -(-n_users // part):
+        raise ValueError(f"number = {number}: allowed is 0 to {-(-n_users // part) - 1}")
+    own = np.random.SeedSequence([seed, number, 6]).generate_state(1, np.uint64)[0]
+    return rollout(policy, config, min(part, n_users - number * part), int(own >> 1))
 
 
 def rollout(

@@ -1,13 +1,15 @@
-"""Dask and Spark allocate what one machine does, bit for bit, and lose nothing with a worker."""
+"""Dask and Spark do what one machine does, bit for bit, and lose nothing with a worker."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import allocate
+from experiments import allocate, log_data, sweep
 from experiments.allocate import Options
 from experiments.methods import method
-from experiments.on_dask import OnCluster
+from experiments.on_dask import OnCluster, pool_on
+from experiments.settings import SUITES
 from marketing_env import LoggedDataset, RandomPolicy, preset, rollout
 
 ROOT = Path(allocate.__file__).parents[1]
@@ -115,6 +118,69 @@ def test_errors_of_workers_are_raised_here(folder: Path, client: Any) -> None:
     o = Options(folder / "mixed_policy", folder / "bad.parquet", 1.0, folder / "b", progress=False)
     with pytest.raises(ValueError, match="is nan: allowed: finite numbers"):
         allocate.allocate(o, OnCluster(client))
+
+
+def test_dask_makes_the_log_that_one_machine_makes(
+    cluster: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(log_data, "PART", 40)
+    args = ["--preset", "toy", "--users", "100", "--seed", "3", "--behaviour", "mixture"]
+    files, said = [], []
+    for name, more in (("here", []), ("there", ["--cluster", cluster.scheduler_address])):
+        out = tmp_path / name
+        log_data.main([*args, "--out", str(out), *more])
+        files.append({p.relative_to(out): p.read_bytes() for p in out.rglob("*.*")})
+        said.append(capsys.readouterr().out.partition(":")[2])
+    assert len([path for path in files[0] if path.parent.name == "final"]) == 3
+    assert files[0] == files[1]
+    assert said[0] == said[1]
+
+
+def test_dask_runs_the_sweep_that_one_process_runs(cluster: Any, tmp_path: Path) -> None:
+    setting = replace(SUITES["toy"].settings[0], log_users=60, test_users=40)
+    suite = replace(
+        SUITES["toy"], settings=(setting,), methods=("greedy_uplift",), seeds=(3, 4),
+        references=False, configs={"greedy_uplift": SMALL["greedy_uplift"]},
+    )  # fmt: skip
+    for job in sweep.jobs(suite, tmp_path / "here"):
+        sweep.work(job)
+    sweep.sweep(suite, tmp_path / "there", workers=1, cluster=cluster.scheduler_address)
+    here, there = (
+        {p.name: json.loads(p.read_text())["rows"] for p in (tmp_path / name).glob("toy/*-*.json")}
+        for name in ("here", "there")
+    )
+    assert set(here) == {"greedy_uplift-3.json", "greedy_uplift-4.json"}
+    assert here == there
+    assert not sweep.jobs(suite, tmp_path / "there")
+
+
+def test_workers_of_a_sweep_do_one_thing_at_a_time() -> None:
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    local = {"processes": False, "dashboard_address": None, "threads_per_worker": 2}
+    with (
+        distributed.LocalCluster(n_workers=1, **local) as cluster,
+        pytest.raises(ValueError, match=r"threads: allowed is at least one, with one thread each"),
+        pool_on(cluster.scheduler_address),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("script", [sweep, log_data])
+def test_missing_dask_names_the_extra(
+    script: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.setattr(log_data, "PART", 10)
+    with pytest.raises(SystemExit):
+        script.main(["--out", str(tmp_path / "out"), "--cluster", "tcp://nowhere:1"])
+    assert "pip install 'marketing-env[dask]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from datetime import date, datetime
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketing_env.dataset import LoggedDataset
-from marketing_env.panel import bucket_of
+from marketing_env.panel import bucket_of, buckets_of
 
 pa = pytest.importorskip("pyarrow")
 pd = pytest.importorskip("pandas")
@@ -188,6 +189,10 @@ def test_columns_that_stand_twice_are_refused() -> None:
 
 def test_bucket_depends_on_the_id_alone() -> None:
     assert bucket_of(7) == bucket_of("7") != bucket_of("7", salt="x")
+    digest = hashlib.blake2b(b"x7", digest_size=8).hexdigest()
+    assert bucket_of(7, salt="x") == (int(digest, 16) >> 11) / 2**53
+    assert buckets_of([7, "u"]).tolist() == [bucket_of(7), bucket_of("u")]
+    assert buckets_of([]).shape == (0,)
     sample = np.array([bucket_of(i) for i in range(4_000)])
     assert ((sample >= 0) & (sample < 1)).all()
     # 4,000 uniform numbers: a tenth holds 400, sd 19.

@@ -25,7 +25,7 @@ from marketing_env import (
     sample_users,
 )
 from marketing_env.config import Array
-from marketing_env.rollout import days, draw, reserve, turn_order
+from marketing_env.rollout import days, draw, reserve, rollout_part, turn_order
 
 CONFIG = preset("payment_bonus", horizon=6)
 K = CONFIG.n_actions
@@ -207,4 +207,8 @@ def test_parts_are_users_and_luck_of_their_own() -> None:
     assert len(np.unique(buckets)) == 50
     again = list(rollout_parts(RandomPolicy(K), CONFIG, 50, seed=3, part=20))
     assert_array_equal(parts[1].reward, again[1].reward)
+    one = rollout_part(RandomPolicy(K), CONFIG, 50, 3, 2, part=20)
+    assert_array_equal(one.obs, parts[2].obs)
+    with pytest.raises(ValueError, match="number = 3: allowed is 0 to 2"):
+        rollout_part(RandomPolicy(K), CONFIG, 50, 3, 3, part=20)
     assert not np.isin(rollout(RandomPolicy(K), CONFIG, 50, seed=3).bucket, buckets).any()

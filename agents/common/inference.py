@@ -15,19 +15,23 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from agents.common.types import Array
 
 LANES = 16
-_CHUNK = 128  # users at once, so that hidden layers stay in the cache
+_CHUNK = 512  # users at once: hidden layers stay in the cache, and calls are few
 _TINY = np.float32(1e-30)
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 Weights = Mapping[str, Array]
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def under(prefix: str, weights: Weights) -> dict[str, Array]:
@@ -35,15 +39,23 @@ def under(prefix: str, weights: Weights) -> dict[str, Array]:
     return {k[len(prefix) + 1 :]: v for k, v in weights.items() if k.startswith(f"{prefix}.")}
 
 
-def by_chunks(answer: Callable[..., Array], *columns: Array) -> Array:
-    """`answer(*columns)` of rows, some at a time, on all cores."""
-    n = len(columns[0])
-    if n <= _CHUNK:
-        return answer(*columns)
-    starts = range(0, n, _CHUNK)
-    with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1)) as pool:
-        parts = pool.map(lambda i: answer(*(c[i : i + _CHUNK] for c in columns)), starts)
-        return np.concatenate(list(parts))
+def by_chunks(answer: Callable[[Array], Array], rows: Array) -> Array:
+    """`answer(rows)`, some rows at a time, on all cores."""
+    return np.concatenate(on_all_cores(answer, chunks(rows)))
+
+
+def chunks(rows: Array) -> list[Array]:
+    """At least one, of at most `_CHUNK` rows."""
+    return [rows[i : i + _CHUNK] for i in range(0, max(len(rows), 1), _CHUNK)]
+
+
+def on_all_cores(work: Callable[[T], S], jobs: Sequence[T]) -> list[S]:
+    """`work` of each job; one job, or one core, needs no thread."""
+    workers = min(len(jobs), _CORES)
+    if workers <= 1:
+        return [work(job) for job in jobs]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, jobs))
 
 
 def with_calendar(obs: Array, day: int, horizon: int, more: int = 0) -> Array:
@@ -71,10 +83,32 @@ def rows_of(tiles: Array, n: int) -> Array:
     return tiles.swapaxes(-1, -2).reshape(*front, b * lanes, d)[..., :n, :]
 
 
+def users_of(tiles: Array, n: int) -> Array:
+    """Tiles (B, ..., 16) of one member as (n, ...)."""
+    return np.moveaxis(tiles, -1, 1).reshape(-1, *tiles.shape[1:-1])[:n]
+
+
 def lanes(constants: Array) -> Array:
     """Constants (E, ...) spread over tiles and lanes: (E, 1, ..., 16)."""
     spread = np.repeat(constants[..., None], LANES, axis=-1).astype(np.float32)
     return np.ascontiguousarray(spread[:, None])
+
+
+class _Scratch(threading.local):
+    """Arrays that a thread uses again and again: new pages take longer than the arithmetic."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Array] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Array:
+        """What the thread's last array of this name holds is lost."""
+        size, kept = math.prod(shape), self.arrays.get(name)
+        if kept is None or kept.size < size:
+            kept = self.arrays[name] = np.empty(size, np.float32)
+        return kept[:size].reshape(shape)
+
+
+scratch = _Scratch()
 
 
 class Dense(NamedTuple):
@@ -88,15 +122,19 @@ class Dense(NamedTuple):
         """From (E, m, d) and (E, m), both times `scale`."""
         return Dense(np.ascontiguousarray(weight * scale, np.float32)[:, None], lanes(bias * scale))
 
-    def __call__(self, x: Array) -> Array:
-        y = np.matmul(self.weight, x)
+    def __call__(self, x: Array, out: Array | None = None) -> Array:
+        y = np.matmul(self.weight, x, out=out)
         y += self.bias
         return y
 
+    def shape(self, x: Array) -> tuple[int, ...]:
+        """Of the answer."""
+        return len(self.weight), x.shape[-3], self.weight.shape[2], LANES
 
-def silu_of_twice(half: Array) -> Array:
+
+def silu_of_twice(half: Array, out: Array | None = None) -> Array:
     """silu(2 h) = h + h tanh h; layers that feed it are halved, which is exact."""
-    y = np.tanh(half)
+    y = np.tanh(half, out=out)
     y *= half
     y += half
     return y
@@ -115,8 +153,11 @@ class Mlp(NamedTuple):
         return Mlp(layers, Dense.of(*layer(members, last)) if last else None)
 
     def __call__(self, x: Array) -> Array:
-        for each in self.hidden:
-            x = silu_of_twice(each(x))
+        for i, each in enumerate(self.hidden, start=1):
+            shape = each.shape(x)
+            leaves = i == len(self.hidden) and self.last is None
+            half = each(x, scratch("half", shape))
+            x = silu_of_twice(half, None if leaves else scratch("hidden", shape))
         return self.last(x) if self.last else x
 
 
@@ -157,10 +198,10 @@ class Outcomes:
         by_level = (n_members, self.n_actions, self.n_levels, 2)
         self.possible = lanes(seen.reshape(by_level))
         self.table = lanes(table)  # (E, 1, 2, K, Y, 16)
-        self.trunk = Mlp.of(members, ("trunk.0", "trunk.2"))
-        self.mean_trunk = Mlp.of(members, ("mean_trunk.0", "mean_trunk.2"))
-        self.logits = Dense.of(*_by_dose(members, "logits", stacked(members, "offset")))
-        self.log_means = Dense.of(*_by_dose(members, "log_means", np.zeros(1)))
+        logits = Dense.of(*_by_dose(members, "logits", stacked(members, "offset")))
+        self.logits = Mlp(Mlp.of(members, ("trunk.0", "trunk.2")).hidden, logits)
+        log_means = Dense.of(*_by_dose(members, "log_means", np.zeros(1)))
+        self.log_means = Mlp(Mlp.of(members, ("mean_trunk.0", "mean_trunk.2")).hidden, log_means)
         varies = stacked(members, "varies")
         self.varies = lanes(varies) if varies.any() else None
 
@@ -174,7 +215,7 @@ class Outcomes:
         amounts = self.table
         if self.varies is not None:
             shape = (*x.shape[:2], self.n_actions, 2, self.n_levels, LANES)
-            ratio = self.log_means(self.mean_trunk(x)).reshape(shape)
+            ratio = self.log_means(x).reshape(shape)
             ratio = np.repeat(ratio.swapaxes(2, 3), 2, axis=-2)
             amounts = amounts * np.exp(ratio * self.varies)
         return p, (p[:, :, None] * amounts).sum(axis=-2)
@@ -182,7 +223,7 @@ class Outcomes:
     def probability(self, x: Array) -> Array:
         """P(level) P(paid | level) over the outcomes that the log has seen, (E, B, K, Y, 16)."""
         shape = (*x.shape[:2], self.n_actions, 2 * self.n_levels - 1, LANES)
-        answers = self.logits(self.trunk(x)).reshape(shape)
+        answers = self.logits(x).reshape(shape)
         level = answers[..., : self.n_levels - 1, :]
         level = np.concatenate([np.zeros_like(level[..., :1, :]), level], axis=-2)
         level = np.exp(level - level.max(axis=-2, keepdims=True))

@@ -16,7 +16,7 @@ users chooses from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +27,7 @@ import numpy as np
 from agents.common.cluster_program import Outcomes, Plan, solve
 from agents.common.frontier import Frontier
 from agents.common.game import InfeasibleError
-from agents.common.inference import Weights, by_chunks, under
+from agents.common.inference import Weights, by_chunks, chunks, on_all_cores, under, users_of
 from agents.common.knapsack import CostCurve, cost_curve
 from agents.common.served_responses import Classifier, mean_of, read_response
 from agents.common.served_values import FactoredValues, PlainValues, Support
@@ -125,16 +125,17 @@ class Responses:
 
     def __call__(self, obs: Array, day: int, bucket: Array, budget: float) -> Decision:
         heads, edges = self.mix(budget)
-        part = np.searchsorted(edges, bucket, side="right")
-        action, worth = self.respond(obs, day, bucket, heads)
-        rows = np.arange(len(obs))
-        reward, cost = worth[rows, part, :2].T
-        return Decision(action[rows, part], reward, cost, heads[part])
+        head = heads[np.searchsorted(edges, bucket, side="right")]
+        asked = [(heads[[i]], head == g) for i, g in enumerate(heads)]
+        action, worth = self.respond(obs, day, bucket, asked)
+        reward, cost = worth[:, 0, :2].T
+        return Decision(action[:, 0], reward, cost, head)
 
     def offers(self, obs: Array, day: int, bucket: Array, budget: float) -> Offers:
         """Of every response, from this day on."""
         heads = np.arange(len(self.prices))
-        action, worth = self.respond(obs, day, bucket, heads)
+        everyone = np.ones(len(obs), dtype=bool)
+        action, worth = self.respond(obs, day, bucket, [(heads, everyone)])
         reward, cost = np.moveaxis(worth[..., :2].astype(np.float32), -1, 0)
         component = np.broadcast_to(heads.astype(np.uint8), action.shape)
         return Offers(action.astype(np.uint8), reward, cost, component)
@@ -148,37 +149,58 @@ class Responses:
         heads = np.flatnonzero(weight)
         return heads, np.cumsum(weight[heads] / weight[heads].sum())[:-1]
 
-    def respond(self, obs: Array, day: int, bucket: Array, heads: Array) -> tuple[Array, Array]:
-        """(n, H) best responses of the members that serve each user, and (n, H, D) their values."""
-        served = left_out(bucket, self.n_members)
-        action = np.empty((len(obs), len(heads)), dtype=np.int64)
-        worth = np.empty((len(obs), len(heads), 1 + self.prices.shape[1]))
-        for member in np.unique(served):
-            rows = np.flatnonzero(served == member)
-            values = self.values[member]
-            answer = by_chunks(lambda part, v=values: self._best(v, part, day, heads), obs[rows])
-            action[rows], worth[rows] = answer[..., 0], answer[..., 1:]
+    def respond(
+        self, obs: Array, day: int, bucket: Array, asked: Sequence[tuple[Array, Array]]
+    ) -> tuple[Array, Array]:
+        """(n, H) best responses of the members that serve each user, and (n, H, D) their values.
+
+        asked: pairs of responses (H,), and of who is asked about them, (n,) bool.
+        """
+        served, n_heads = left_out(bucket, self.n_members), len(asked[0][0])
+        action = np.empty((len(obs), n_heads), dtype=np.int64)
+        worth = np.empty((len(obs), n_heads, 1 + self.prices.shape[1]))
+        # Users of one member and one mixture's part at a time: nothing else is computed for them.
+        jobs = [
+            (values, heads, rows)
+            for member, values in enumerate(self.values)
+            for heads, who in asked
+            for rows in chunks(np.flatnonzero(who & (served == member)))
+            if len(rows)
+        ]
+
+        def answer(job: tuple[FactoredValues | PlainValues, Array, Array]) -> None:
+            values, heads, rows = job
+            action[rows], worth[rows] = self._best(values, obs[rows], day, heads)
+
+        on_all_cores(answer, jobs)
         return action, worth
 
     def _best(
         self, values: FactoredValues | PlainValues, obs: Array, day: int, heads: Array
-    ) -> Array:
-        """(n, H, 1 + D) best response to each price, and its values."""
-        q, prices = values(obs, day, heads), self.prices[heads]
-        idle = np.isinf(prices).any(axis=1)
-        each = q[:, :, 0]
-        for cost, price in enumerate(np.where(np.isinf(prices), 0, prices).T, start=1):
-            each = each - price[:, None] * q[:, :, cost]
-        score = each.mean(axis=0)
-        if self.pessimism and len(each) > 1:
-            score = score - self.pessimism * (each - each[..., :1]).std(axis=0, ddof=1)
+    ) -> tuple[Array, Array]:
+        """(n, H) best response to each price, and (n, H, D) its values."""
+        q, prices = values(obs, day, heads), self.prices[heads]  # (E, B, D, H, K, 16)
+        idle, mean = np.isinf(prices).any(axis=1), q.mean(axis=0)
+        prices = np.where(np.isinf(prices), 0, prices)
+        score = _net(mean, prices)
+        if self.pessimism and len(q) > 1:
+            each = _net(q, prices)
+            score -= self.pessimism * (each - each[:, :, :, :1]).std(axis=0, ddof=1)
+        score, mean = users_of(score, len(obs)), users_of(mean, len(obs))
         if self.support is not None:
             score = np.where(self.support(obs, day)[:, None], score, -np.inf)
-        choice = np.where(idle, 0, score.argmax(axis=2))
-        index = choice[:, None, :, None]
-        worth = np.take_along_axis(q.mean(axis=0), index, axis=3)[..., 0]  # (n, D, H)
+        choice = np.where(idle, 0, score.argmax(axis=2))  # (n, H)
+        worth = np.take_along_axis(mean, choice[:, None, :, None], axis=3)[..., 0]  # (n, D, H)
         worth[:, 1:] = np.where(idle, 0, worth[:, 1:])
-        return np.concatenate([choice[:, :, None], worth.swapaxes(1, 2)], axis=2)
+        return choice, worth.swapaxes(1, 2)
+
+
+def _net(q: Array, prices: Array) -> Array:
+    """(.., H, K, 16) reward less the price (H, m) of what it costs, of values (.., D, H, K, 16)."""
+    found = q[..., 0, :, :, :]
+    for cost, price in enumerate(prices.T, start=1):
+        found = found - price[:, None, None] * q[..., cost, :, :, :]
+    return found
 
 
 def _weigh(frontier: Frontier, limits: tuple[float, ...]) -> Callable[[float], Array]:

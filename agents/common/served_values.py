@@ -17,14 +17,14 @@ from agents.common.inference import (
     lanes,
     layer,
     rows_of,
-    silu_of_twice,
+    scratch,
     stacked,
     under,
     with_calendar,
 )
 from agents.common.types import Array
 
-_TILES = 8  # of hidden layers that stay in the cache
+_TILES = 32  # of hidden layers that stay in the cache
 
 
 class FactoredValues:
@@ -41,16 +41,14 @@ class FactoredValues:
         self.day = cache(self._day)
 
     def __call__(self, obs: Array, day: int, heads: Array) -> Array:
-        """(E, n, D, H, K)"""
+        """(E, B, D, H, K, 16)"""
         x = self.outcomes.tiles(obs, day)
         p, mean = self.outcomes(x)
         uses = np.broadcast_to(self.uses, (*mean.shape[:2], *self.uses.shape[2:]))
         q = np.concatenate([mean, uses], axis=2)[:, :, :, None]  # (E, B, D, 1, K, 16)
         if day < self.horizon - 1:
-            q = q + self._following(x, p, day, heads)
-        e, b, d, h, k, _ = q.shape
-        rows = rows_of(q.reshape(e, b, d * h * k, LANES), len(obs)).reshape(e, len(obs), d, h, k)
-        return np.broadcast_to(rows, (e, len(obs), d, len(heads), k))
+            return q + self._following(x, p, day, heads)
+        return np.broadcast_to(q, (*q.shape[:3], len(heads), *q.shape[4:]))
 
     def _following(self, x: Array, p: Array, day: int, heads: Array) -> Array:
         """sum_y P(y | s, a) G(s, a, y), (E, B, D, H, K, 16)."""
@@ -60,14 +58,20 @@ class FactoredValues:
         weight, half = weight.reshape(e, 1, 1, 1, d * h, joint), trunk(x)[:, :, None, None]
         p = p[(..., *self.pairs, slice(None))][..., None, :]  # (E, B, K, y, 1, 16)
         total = np.empty((*p.shape[:3], d * h, LANES), np.float32)
+        # w silu(2 h) = w h + w (h tanh h), and w h is known from few products: h = half + shift.
+        linear = np.matmul(weight, half) + np.matmul(weight, shift)
         # Few incentives at once where users are many: hidden layers have to stay in the cache.
         step = max(1, _TILES // max(p.shape[1], 1))
         for k in range(0, p.shape[2], step):
-            some = slice(k, k + step)
-            hidden = silu_of_twice(half + shift[:, :, some])  # (E, B, k, y, joint, 16)
-            values = np.matmul(weight, hidden)
-            values *= p[:, :, some]
-            values.sum(axis=3, out=total[:, :, some])
+            some = shift[:, :, k : k + step]
+            shape = (*half.shape[:2], *some.shape[2:])  # (E, B, k, y, joint, 16)
+            shifted = np.add(half, some, out=scratch("half", shape))
+            curved = np.tanh(shifted, out=scratch("hidden", shape))
+            curved *= shifted
+            values = np.matmul(weight, curved)
+            values += linear[:, :, k : k + step]
+            values *= p[:, :, k : k + step]
+            values.sum(axis=3, out=total[:, :, k : k + step])
         total += bias.reshape(e, 1, 1, d * h, LANES)
         return np.moveaxis(total.reshape(*total.shape[:3], d, h, LANES), 2, 4)
 
@@ -93,7 +97,7 @@ class PlainValues:
         self.day = cache(self._day)
 
     def __call__(self, obs: Array, day: int, heads: Array) -> Array:
-        """(E, n, D, H, K)"""
+        """(E, B, D, H, K, 16)"""
         inputs, trunk, head = self.day(day)
         age = inputs.mean.shape[-1] - obs.shape[1] - 3
         hidden = trunk(inputs(with_calendar(obs, day, self.horizon, age)))
@@ -102,8 +106,8 @@ class PlainValues:
         values = np.matmul(weight.reshape(e, 1, outputs * h, width), hidden)
         values += bias.reshape(e, 1, outputs * h, LANES)
         k = len(self.members[0]["uses"])
-        rows = rows_of(values, len(obs)).reshape(e, len(obs), k, outputs // k, h)
-        return np.moveaxis(rows, 2, 4)
+        values = values.reshape(*values.shape[:2], k, outputs // k, h, LANES)
+        return np.moveaxis(values, 2, 4)
 
     def _day(self, day: int) -> tuple[Inputs, Mlp, tuple[Array, Array]]:
         nets = [under(f"day.{day}", m) for m in self.members]

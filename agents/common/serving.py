@@ -42,7 +42,7 @@ from agents.common.served_policies import (
     trained,
 )
 from agents.common.types import Array
-from marketing_env.panel import bucket_of
+from marketing_env.panel import buckets_of
 
 _OF_RESPONSES = {"format", "method", "config", "frontier", "n_actions", "horizon", "n_obs"}
 
@@ -185,7 +185,7 @@ def _find(meta: Any, name: str) -> int | None:
 def _buckets(n: int, user_id: Any, bucket: Any) -> Array:
     if (user_id is None) == (bucket is None):
         raise ValueError("user_id, bucket: give one of them")
-    found = np.asarray([bucket_of(u) for u in user_id] if bucket is None else bucket, dtype=float)
+    found = np.asarray(buckets_of(user_id) if bucket is None else bucket, dtype=float)
     found = np.atleast_1d(found)
     if found.shape != (n,):
         name = "user_id" if bucket is None else "bucket"
