@@ -11,8 +11,8 @@ from typing import cast
 
 from agents.common.files import read_meta
 from agents.common.knapsack import Allocation, CostCurve, cost_curve, solve_mckp
-from agents.common.served_policies import Decision
-from agents.common.serving import Server, serve
+from agents.common.served.served_policies import Decision
+from agents.common.served.serving import Server, serve
 from agents.common.types import Forecast, Model
 
 __all__ = [

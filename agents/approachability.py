@@ -9,7 +9,7 @@ reaches the set. Otherwise theta moves, and the answers are mixed:
     conditional_gradient   theta <- mixture - its projection on the set (Frank & Wolfe, 1956),
                            mixture <- mixture + 2 / (t + 2) * (answer - mixture)
     minimum_norm_point     theta as there; the mixture is the nearest point of the hull of at most
-                           three answers, the others are forgotten (`common/norm_point.py`)
+                           three answers, the others are forgotten (`games/norm_point.py`)
 
 The highest floor that is reached is found by bisection.
 
@@ -18,7 +18,7 @@ Sources: Miryoosefi et al., Reinforcement Learning with Convex Constraints, Neur
 Constrained Deep Reinforcement Learning, arXiv 2108.12916, for the others.
 
 Differences from the papers:
-1. Best responses come from one offline pass for a grid of prices (`common/fitted_q.py`), measured
+1. Best responses come from one offline pass for a grid of prices (`values/fitted_q.py`), measured
    by cross-fitting; a direction is answered by the best of them.
 2. Seen from its corner the set is a cone already, so it is not lifted by a further coordinate, and
    the projection on its polar is exact: negative parts are cut off.
@@ -37,12 +37,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from agents.common.game import Measured, Mixed
+from agents.common.games.game import Measured, Mixed
+from agents.common.games.norm_point import minimum_norm_point
+from agents.common.games.price_games import Game, Model, fit_game, load_game
 from agents.common.nets import Track, no_track
-from agents.common.norm_point import minimum_norm_point
-from agents.common.price_games import Game, Model, fit_game, load_game
-from agents.common.responses import Responses, Settings
 from agents.common.types import Array
+from agents.common.values.responses import Responses, Settings
 from marketing_env import LoggedDataset
 
 METHOD = "approachability"

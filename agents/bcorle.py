@@ -19,11 +19,11 @@ Differences from the paper:
 1. Campaigns end and the day is observed: no discount, and no value after the last day.
 2. The grid of prices is chosen from the log, geometric in spending, instead of 0, .05, .., 1;
    values are learned in the unit 1 / (1 + lambda / middle price), so that all prices weigh alike.
-3. The imitation head is a network of its own with an absolute threshold (`common/support.py`): with
+3. The imitation head is a network of its own with an absolute threshold (`values/support.py`): with
    a share of the likeliest incentive's probability, rare but honest exploration would not count.
 4. The target network's values are of the action that the learning one prefers (Double DQN); heads
    are dueling. The loss is the square: Huber's takes the mean of rare large rewards for less.
-5. Offline evaluation is fitted Q evaluation on held-out users (`common/family.py`) instead of
+5. Offline evaluation is fitted Q evaluation on held-out users (`values/family.py`) instead of
    the REM estimator on the training log, and a mixture of two prices instead of one price meets
    the budget exactly in expectation.
 """
@@ -40,7 +40,9 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.family import (
+from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded
+from agents.common.tensors import Panel, panel
+from agents.common.values.family import (
     FamilyModel,
     Judge,
     Memoryless,
@@ -49,9 +51,7 @@ from agents.common.family import (
     load_family,
     sizes_of,
 )
-from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded
-from agents.common.support import Support, fit_support, load_support
-from agents.common.tensors import Panel, panel
+from agents.common.values.support import Support, fit_support, load_support
 from marketing_env import LoggedDataset, Policy
 
 METHOD = "bcorle"

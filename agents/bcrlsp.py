@@ -16,9 +16,9 @@ Promotion, arXiv 2207.07790.
 
 Differences from the paper:
 1. Q is of a finite horizon, without discount, from one backward pass of cross-fitted members
-   (`common/responses.py`), where the paper trains a deep Q-network until it stops improving;
+   (`values/responses.py`), where the paper trains a deep Q-network until it stops improving;
    `oracle="plain"` regresses on logged outcomes like the paper.
-2. The batch constraint is an absolute threshold on logging probabilities (`common/support.py`).
+2. The batch constraint is an absolute threshold on logging probabilities (`values/support.py`).
 3. The linear program is solved exactly, in near linear time (`common/knapsack.py`).
 4. The day's cost is the expected one, not the face value: coupons that nobody redeems are free.
 5. The forecast is fitted Q evaluation, on held-out users, of the knapsacks of some budgets. Their
@@ -35,12 +35,12 @@ import torch
 from torch import Tensor
 
 from agents.common import files
-from agents.common.daily import DailyKnapsack, State, check_budget, solve_day, supported
-from agents.common.family import Judge, hold_out, recorded
-from agents.common.frontier import Frontier
+from agents.common.games.frontier import Frontier
 from agents.common.nets import Track, no_track
-from agents.common.responses import Responses, Settings, learn_responses
+from agents.common.one_day.daily import DailyKnapsack, State, check_budget, solve_day, supported
 from agents.common.types import Array, Forecast
+from agents.common.values.family import Judge, hold_out, recorded
+from agents.common.values.responses import Responses, Settings, learn_responses
 from marketing_env import LoggedDataset, Policy
 
 METHOD = "bcrlsp"
@@ -49,7 +49,7 @@ _ROWS = 8192  # users valued at once
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Settings of the values (see `common/responses.py`) and of the plan."""
+    """Settings of the values (see `values/responses.py`) and of the plan."""
 
     prices: int = 2  # of the backward pass: only free money and no incentives are needed
     pacing: bool = True  # spread what remains over the days left; else a fixed share a day

@@ -17,7 +17,7 @@ Differences from the sources:
 1. A mixture with giving nothing meets budgets below the log's own spend; the sources have none.
 2. The clone draws incentives with the log's probabilities, not the likeliest one: that keeps its
    spend and its exploration.
-3. Expected values come from fitted Q evaluation, cross-fitted over users (`common/family.py`).
+3. Expected values come from fitted Q evaluation, cross-fitted over users (`values/family.py`).
    A clone maximises nothing that estimates could flatter, so no user is held out.
 """
 
@@ -31,7 +31,9 @@ import torch
 from torch import Tensor
 
 from agents.common import files
-from agents.common.family import (
+from agents.common.nets import Track, no_track
+from agents.common.tensors import panel
+from agents.common.values.family import (
     FamilyModel,
     Judge,
     Memoryless,
@@ -39,9 +41,7 @@ from agents.common.family import (
     load_family,
     sizes_of,
 )
-from agents.common.nets import Track, no_track
-from agents.common.support import Support, fit_support, load_support
-from agents.common.tensors import panel
+from agents.common.values.support import Support, fit_support, load_support
 from marketing_env import LoggedDataset, Policy
 
 METHOD = "behaviour_cloning"

@@ -18,14 +18,14 @@ Differences from the papers:
 1. One network per day answers the whole grid of budgets by heads, where the source takes the budget
    as an input and resets its network every iteration; the hulls are taken on the same grid there.
 2. Finite horizon without discount; the outcome of the logged day is integrated out
-   (`common/factored_q.py`), and cross-fitted members choose on hulls that others value.
+   (`values/factored_q.py`), and cross-fitted members choose on hulls that others value.
 3. Many users share one budget. Rather than grant every user the same, all stop where a further unit
    of money earns lambda: at the vertex of their hull with that slope, max_{a,b} Q_r - lambda Q_c
    (Boutilier & Lu). Every morning budgets are split anew by the same rule, so that no account is
    kept of any user.
-4. What each lambda spends is evaluated on held-out users (`common/family.py`), and at most two are
+4. What each lambda spends is evaluated on held-out users (`values/family.py`), and at most two are
    mixed for a budget, instead of trusting Q_c.
-5. Incentives that the log never tried in a state are not chosen (`common/support.py`).
+5. Incentives that the log never tried in a state are not chosen (`values/support.py`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.factored_q import FactoredMember
-from agents.common.family import (
+from agents.common.nets import Schedule, Track, no_track
+from agents.common.tensors import Panel, panel
+from agents.common.values.factored_q import FactoredMember
+from agents.common.values.family import (
     FamilyModel,
     Judge,
     Memoryless,
@@ -49,11 +51,9 @@ from agents.common.family import (
     load_family,
     sizes_of,
 )
-from agents.common.fitted_q import ActionValues, Lesson, backward_pass
-from agents.common.nets import Schedule, Track, no_track
-from agents.common.response import fit_members
-from agents.common.support import Support, fit_support, load_support
-from agents.common.tensors import Panel, panel
+from agents.common.values.fitted_q import ActionValues, Lesson, backward_pass
+from agents.common.values.response import fit_members
+from agents.common.values.support import Support, fit_support, load_support
 from marketing_env import LoggedDataset, Policy
 
 METHOD = "budgeted_fitted_q"

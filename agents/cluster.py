@@ -1,10 +1,10 @@
 """Cluster allocator: incentives for groups of users whose hidden representations are alike.
 
 A multi-task network learns reward and cost; the outputs of its first two layers, which never see
-the incentive, represent a user-day (`common/representation.py`). k-means divides user-days into
-clusters, and a classifier learns to name the cluster (`common/clusters.py`). What each cluster
+the incentive, represent a user-day (`one_day/representation.py`). k-means divides user-days into
+clusters, and a classifier learns to name the cluster (`one_day/clusters.py`). What each cluster
 brings under each incentive is estimated on users that the network has not seen, and every day an
-integer stochastic program gives each cluster one incentive (`common/cluster_program.py`):
+integer stochastic program gives each cluster one incentive (`one_day/cluster_program.py`):
 
     max_z  sum_lj n_l r_lj z_lj   s.t.  P(sum_lj n_l c_lj z_lj <= B) >= 1 - risk,  sum_j z_lj = 1
 
@@ -37,12 +37,12 @@ import numpy as np
 import torch
 
 from agents.common import files
-from agents.common.cluster_program import Outcomes, solve
-from agents.common.cluster_validation import Distillation, HeldOut
-from agents.common.clusters import Classifier, Clusters, assign, distil, fit_clusters
-from agents.common.daily import check_budget, money_today
 from agents.common.nets import Track, no_track
-from agents.common.representation import (
+from agents.common.one_day.cluster_program import Outcomes, solve
+from agents.common.one_day.cluster_validation import Distillation, HeldOut
+from agents.common.one_day.clusters import Classifier, Clusters, assign, distil, fit_clusters
+from agents.common.one_day.daily import check_budget, money_today
+from agents.common.one_day.representation import (
     Fitting,
     Representation,
     UserDays,

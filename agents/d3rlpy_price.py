@@ -2,7 +2,7 @@
 
 For each price lambda of a grid, a discrete learner of d3rlpy maximises  r - lambda * c  on the
 log; fitted Q evaluation, once for the reward and once for the cost, says what its policy is worth;
-and a linear program mixes at most two policies to meet any budget (`common/game.py`):
+and a linear program mixes at most two policies to meet any budget (`games/game.py`):
 
     max_w  sum_k w_k R_k   s.t.  sum_k w_k C_k <= B,  sum_k w_k = 1,  w >= 0
 
@@ -37,7 +37,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from agents.common import files
-from agents.common.game import Master, solve_master
+from agents.common.games.game import Master, solve_master
 from agents.common.nets import Track, calendar, no_track
 from agents.common.types import Array, Forecast
 from marketing_env import DayView, LoggedDataset, MixedPolicy

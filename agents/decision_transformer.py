@@ -26,11 +26,11 @@ Differences from the papers:
    long-term returns for all users and a dual variable for the budget; the rest is from the other
    papers. Its dual is solved by SLSQP; here it is a linear program over evaluated prices.
 2. One token a day instead of three; the wanted return enters beside the sequence
-   (`common/sequence_model.py`).
-3. The critic is the project's own backward pass (`common/responses.py`), as good as it is;
+   (`values/sequence_model.py`).
+3. The critic is the project's own backward pass (`values/responses.py`), as good as it is;
    `guidance=0` leaves the network to imitation of good returns.
 4. Rewards of the days before are not shown to policies: the history is what was observed and given.
-   A policy remembers it (`common/sequence_model.py`).
+   A policy remembers it (`values/sequence_model.py`).
 5. At most `users` users teach, so that a fit takes minutes on one core.
 """
 
@@ -47,7 +47,9 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.family import (
+from agents.common.nets import Track, calendar, minimise, no_track, seeded
+from agents.common.tensors import Panel, panel
+from agents.common.values.family import (
     FamilyModel,
     Judge,
     Sizes,
@@ -56,12 +58,10 @@ from agents.common.family import (
     recorded,
     sizes_of,
 )
-from agents.common.fitted_q import merit
-from agents.common.nets import Track, calendar, minimise, no_track, seeded
-from agents.common.responses import Responses, Settings, learn_responses
-from agents.common.sequence_model import History, Remembering, SequenceModel
-from agents.common.support import Support, load_support
-from agents.common.tensors import Panel, panel
+from agents.common.values.fitted_q import merit
+from agents.common.values.responses import Responses, Settings, learn_responses
+from agents.common.values.sequence_model import History, Remembering, SequenceModel
+from agents.common.values.support import Support, load_support
 from marketing_env import LoggedDataset, Policy
 
 METHOD = "decision_transformer"
@@ -71,7 +71,7 @@ _LOST = -3.0  # least return that is told apart, and that of incentives which th
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Settings of the critic (see `common/responses.py`) and of the transformer."""
+    """Settings of the critic (see `values/responses.py`) and of the transformer."""
 
     folds: int = 2
     steps: int = 150

@@ -1,11 +1,11 @@
 """Decision-focused causal learning: predictions trained for what the allocation by them earns.
 
-A network (`common/predictors.py`) first learns to predict what a user-day brings and costs under
+A network (`one_day/predictors.py`) first learns to predict what a user-day brings and costs under
 every incentive, which is the two-stage method, and then also to decide:
 
     L = alpha L_PL + mean_lambda L_DL(lambda)
 
-L_PL is the prediction loss. L_DL (`common/decision_losses.py`) is minus the net value r - lambda c
+L_PL is the prediction loss. L_DL (`one_day/decision_losses.py`) is minus the net value r - lambda c
 that users earn if each gets argmax_j rhat_ij - lambda chat_ij, as the log tells: smoothed (pll,
 merl), by flips of single users (ifd), or doubly robust (dr). Every morning the exact knapsack
 spends the day's money by the predictions; a log of one day is the one-shot problem of the paper.
@@ -26,14 +26,14 @@ Differences from the paper:
    `weighted=False` gives the public code's unweighted decision losses.
 4. The loss dr is ours: cross-fitted predictions carry what they can explain of the net values, and
    the self-normalised rest has a baseline.
-5. L_PL is the negative log-likelihood of what is logged (`common/response.py`), or squared errors
-   in units of each arm's spread where rewards may be negative (`common/representation.py`).
+5. L_PL is the negative log-likelihood of what is logged (`values/response.py`), or squared errors
+   in units of each arm's spread where rewards may be negative (`one_day/representation.py`).
 6. Calibration: decision losses are free to distort costs, by which the knapsack would miss its
    budget. Users that the network did not learn from tell what its decisions really spend; the
-   decisions themselves are not touched (`common/calibration.py`).
+   decisions themselves are not touched (`one_day/calibration.py`).
 7. The state kept is that with the largest doubly robust net value of its decisions on held-out
    users of the training fold, whose model is the warm start. The warm start is a candidate.
-8. Members are cross-fitted over users, and act and forecast as in `common/daily.py`.
+8. Members are cross-fitted over users, and act and forecast as in `one_day/daily.py`.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.common import decision_losses, predictors
-from agents.common.calibration import calibrate, logged_of, overspend, read_calibrated
-from agents.common.daily import DailyModel, Response, fit_daily, load_daily
-from agents.common.decision_losses import Clip
 from agents.common.knapsack import cost_curve
 from agents.common.nets import Track, no_track
-from agents.common.predictors import Predictor, fit_predictor, train_on
-from agents.common.representation import Fitting, UserDays, user_days
+from agents.common.one_day import decision_losses, predictors
+from agents.common.one_day.calibration import calibrate, logged_of, overspend, read_calibrated
+from agents.common.one_day.daily import DailyModel, Response, fit_daily, load_daily
+from agents.common.one_day.decision_losses import Clip
+from agents.common.one_day.predictors import Predictor, fit_predictor, train_on
+from agents.common.one_day.representation import Fitting, UserDays, user_days
 from agents.common.types import Array
 from marketing_env import LoggedDataset
 

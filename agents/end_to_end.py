@@ -1,14 +1,14 @@
 """End-to-end marketing goal: predictions regularised by what their allocation earns in the log.
 
 The two-stage method predicts, then allocates. Here the prediction loss of the same network
-(`common/predictors.py`) is joined by the goal itself, what an allocation by predictions earns:
+(`one_day/predictors.py`) is joined by the goal itself, what an allocation by predictions earns:
 
     L(theta) = L_pred(theta) - alpha h sum_B EOM_r(B; theta)
 
 A mini-batch is the population of a knapsack. The predictions, and the price that spends the batch's
 share of budget B, choose an incentive for every row; EOM_r is the mean reward of those rows whose
 logged incentive is the chosen one (inverse-propensity weighted, self-normalised). It moves in
-steps: `common/eom_gradients.py` has three estimators of its gradient. Every morning the exact
+steps: `one_day/eom_gradients.py` has three estimators of its gradient. Every morning the exact
 knapsack spends the day's money by the predictions; a log of one day is the one-shot problem of the
 paper, and alpha = 0 is the two-stage method.
 
@@ -27,12 +27,12 @@ Differences from the paper:
    the warm start. The goal is weighted by it because its gradient's noise grows as 1 / h.
 5. Calibration: the knapsack would miss its budget by costs that the goal has bent. Users whom the
    network did not learn from tell what its decisions really spend; the decisions themselves are not
-   touched (`common/calibration.py`).
+   touched (`one_day/calibration.py`).
 6. The state kept is the one of least L on held-out users of the training fold, with EOM_r read
    where the real spend, not the predicted one, is B. The warm start is a candidate.
 7. The days of a campaign are drawn into one batch and share its money. Budgets are geometric shares
    of the range of the incentives' mean daily costs.
-8. Members are cross-fitted over users, and act and forecast as in `common/daily.py`.
+8. Members are cross-fitted over users, and act and forecast as in `one_day/daily.py`.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.common import predictors
-from agents.common.calibration import calibrate, logged_of, overspend, read_calibrated
-from agents.common.daily import DailyModel, Response, fit_daily, load_daily
-from agents.common.eom_gradients import (
+from agents.common.nets import Track, no_track
+from agents.common.one_day import predictors
+from agents.common.one_day.calibration import calibrate, logged_of, overspend, read_calibrated
+from agents.common.one_day.daily import DailyModel, Response, fit_daily, load_daily
+from agents.common.one_day.eom_gradients import (
     Kind,
     Logged,
     MarketingGoal,
@@ -58,9 +59,8 @@ from agents.common.eom_gradients import (
     means,
     prices_that_spend,
 )
-from agents.common.nets import Track, no_track
-from agents.common.predictors import Predictor, fit_predictor, train_on
-from agents.common.representation import Fitting, UserDays, user_days
+from agents.common.one_day.predictors import Predictor, fit_predictor, train_on
+from agents.common.one_day.representation import Fitting, UserDays, user_days
 from agents.common.types import Array
 from marketing_env import LoggedDataset
 

@@ -13,7 +13,7 @@ Source: Le, Voloshin & Yue, Batch Policy Learning under Constraints, ICML 2019, 
 algorithm 2.
 
 Differences from the paper:
-1. Best responses come from one offline pass for a grid of prices (`common/fitted_q.py`) and are
+1. Best responses come from one offline pass for a grid of prices (`values/fitted_q.py`) and are
    measured by cross-fitting, instead of fitted Q iteration and evaluation in every round; a price
    is answered by the best of them.
 2. The radius is twice the highest price that an optimum can have, and the step `pace` times that of
@@ -32,10 +32,10 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.common.game import Measured, Mixed
+from agents.common.games.game import Measured, Mixed
+from agents.common.games.price_games import DEAREST, Game, Model, fit_game, load_game
 from agents.common.nets import Track, no_track
-from agents.common.price_games import DEAREST, Game, Model, fit_game, load_game
-from agents.common.responses import Responses, Settings
+from agents.common.values.responses import Responses, Settings
 from marketing_env import LoggedDataset
 
 METHOD = "exponentiated_gradient"

@@ -7,8 +7,8 @@ one multiple-choice knapsack over all users with the day's share of the money:
 
 It maximises today's reward exactly and knows nothing of tomorrow.
 
-Stage 1 is the outcome network (`common/response.py`), a meta-learner over boosted trees or a causal
-forest (`common/uplift.py`), or a direct score of marginal returns (`common/direct_rank.py`).
+Stage 1 is the outcome network (`values/response.py`), a meta-learner over boosted trees or a causal
+forest (`one_day/uplift.py`), or a direct score of marginal returns (`one_day/direct_rank.py`).
 
 Sources: Zhao et al., A Unified Framework for Marketing Budget Allocation, KDD 2019 (response model
 + knapsack); Kunzel et al., Metalearners, PNAS 2019 (S-, T-, X-learner); Kennedy, EJS 2023
@@ -24,7 +24,7 @@ Differences from the sources:
    not see the user. So are, once more, the nuisances of the X- and DR-learner.
 4. Direct scores also meet the knapsack: they are turned into rewards by the outcome model's costs,
    where the sources rank users or climb the incentives up to a threshold.
-5. Incentives that the log never tried in a state are not eligible (`common/support.py`).
+5. Incentives that the log never tried in a state are not eligible (`values/support.py`).
 6. The campaign's money is paced over the days by what remains, or evenly if nothing is known.
 """
 
@@ -36,13 +36,20 @@ from typing import Literal
 
 import torch
 
-from agents.common.daily import DailyModel, NetworkResponse, Response, State, fit_daily, load_daily
-from agents.common.direct_rank import LOSSES, DirectResponse, fit_direct
 from agents.common.nets import Track, no_track
-from agents.common.response import fit_outcomes
+from agents.common.one_day.daily import (
+    DailyModel,
+    NetworkResponse,
+    Response,
+    State,
+    fit_daily,
+    load_daily,
+)
+from agents.common.one_day.direct_rank import LOSSES, DirectResponse, fit_direct
+from agents.common.one_day.uplift import BoostedResponse, Boosting, fit_uplift
 from agents.common.tensors import panel
 from agents.common.types import Array
-from agents.common.uplift import BoostedResponse, Boosting, fit_uplift
+from agents.common.values.response import fit_outcomes
 from marketing_env import LoggedDataset
 
 METHOD = "greedy_uplift"

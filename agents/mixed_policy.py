@@ -3,9 +3,9 @@
 A campaign is a constrained Markov decision process: maximise the mean reward per user subject to
 a mean cost of at most the budget (and, if wanted, a mean number of contacts of at most a cap). In
 the game between prices and policies, the policy player's best responses to *every* price of a grid
-come from one backward pass over the log (`common/fitted_q.py`); their values are read from the
+come from one backward pass over the log (`values/fitted_q.py`); their values are read from the
 members that did not see the user; and a linear program mixes at most m + 1 of them to meet any m
-limits (`common/frontier.py`, `common/game.py`):
+limits (`games/frontier.py`, `games/game.py`):
 
     max_w  sum_k w_k R_k   s.t.  sum_k w_k C_k <= B,  sum_k w_k = 1,  w >= 0
 
@@ -20,10 +20,10 @@ Differences from the paper:
 1. Oracle: one finite-horizon backward pass answers a whole grid of prices, instead of one offline
    reinforcement-learning run per round of the game.
 2. The outcome of the logged day is integrated out by an outcome model instead of sampled
-   (`common/factored_q.py`); `oracle="plain"` regresses on logged outcomes (`common/plain_q.py`).
+   (`values/factored_q.py`); `oracle="plain"` regresses on logged outcomes (`values/plain_q.py`).
 3. Optimum by a linear program over the grid instead of a sequence of feasibility problems; the
    whole frontier is kept, so any later budget is another mixture of few policies.
-4. Policies are kept to incentives that the log tried (`common/support.py`), and `pessimism` lowers
+4. Policies are kept to incentives that the log tried (`values/support.py`), and `pessimism` lowers
    the gains on which cross-fitted members disagree.
 5. Costs enter the program with an upper confidence margin (`risk`), and the forecast says whether
    the log's own policy is beaten at equal spend.
@@ -38,12 +38,12 @@ from pathlib import Path
 import numpy as np
 
 from agents.common import files
-from agents.common.acting import PacedMixture
-from agents.common.frontier import Frontier
+from agents.common.games.frontier import Frontier
 from agents.common.nets import Track, no_track
-from agents.common.responses import Responses, Settings, learn_responses
-from agents.common.support import Support
 from agents.common.types import Forecast
+from agents.common.values.acting import PacedMixture
+from agents.common.values.responses import Responses, Settings, learn_responses
+from agents.common.values.support import Support
 from marketing_env import LoggedDataset, Policy
 
 

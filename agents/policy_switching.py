@@ -10,7 +10,7 @@ Source: Chemingui et al., Constraint-Adaptive Policy Switching for Offline Safe 
 Learning, AAAI 2025, arXiv 2412.18946.
 
 Differences from the paper:
-1. Heads are best responses to prices from one offline pass (`common/fitted_q.py`), instead of
+1. Heads are best responses to prices from one offline pass (`values/fitted_q.py`), instead of
    actors weighted by mixed advantages; each is judged by its own values, reward and cost of
    following it to the end, instead of by one critic for the best reward and one for the least cost.
 2. The budget binds the mean of all users: the limit is raised until the mean of what they will
@@ -34,10 +34,10 @@ import numpy as np
 import torch
 
 from agents.common import files
-from agents.common.acting import Responder
 from agents.common.nets import Track, no_track
-from agents.common.responses import Responses, Settings, learn_responses
 from agents.common.types import Array, Forecast
+from agents.common.values.acting import Responder
+from agents.common.values.responses import Responses, Settings, learn_responses
 from marketing_env import DayView, LoggedDataset
 
 METHOD = "policy_switching"

@@ -8,7 +8,7 @@ left. After every campaign, of which the users of budget B_g spent C_g each on a
 
 One training serves every budget: the budgets of the grid share a network that sees which of them a
 user follows, the simulator says what each policy is worth, and a linear program mixes two of them
-for any budget between (`common/frontier.py`).
+for any budget between (`games/frontier.py`).
 
 Sources: Ray, Achiam & Amodei, Benchmarking Safe Exploration in Deep Reinforcement Learning, 2019;
 Schulman et al., Proximal Policy Optimization Algorithms, arXiv 1707.06347; Raffin et al.,
@@ -34,10 +34,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from agents.common.family import FamilyModel, Sizes, load_family
 from agents.common.nets import Track, no_track
-from agents.common.simulated import Heads, measured, rebuild, scales, sizes_of
+from agents.common.online.simulated import Heads, measured, rebuild, scales, sizes_of
 from agents.common.types import Array
+from agents.common.values.family import FamilyModel, Sizes, load_family
 from marketing_env import CampaignConfig
 
 NEEDS_SIMULATOR = True
@@ -74,7 +74,7 @@ def fit(
     Raises:
         ValueError: if a budget to learn for is not above 0.
     """
-    from agents.common.sb3_env import PricedCampaigns, train_ppo
+    from agents.common.online.sb3_env import PricedCampaigns, train_ppo
 
     c, size = config, scales(campaign, seed)
     budget = np.array(_SHARES) * size.spend if c.budgets is None else np.array(c.budgets)

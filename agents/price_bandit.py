@@ -32,10 +32,10 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.common.game import Measured, Mixed
+from agents.common.games.game import Measured, Mixed
+from agents.common.games.price_games import DEAREST, Game, Model, fit_game, load_game
 from agents.common.nets import Track, no_track
-from agents.common.price_games import DEAREST, Game, Model, fit_game, load_game
-from agents.common.responses import Responses, Settings
+from agents.common.values.responses import Responses, Settings
 from marketing_env import LoggedDataset
 
 METHOD = "price_bandit"

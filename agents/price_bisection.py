@@ -10,10 +10,10 @@ Source: Xiao et al., Model-based Constrained MDP for Budget Allocation in Sequen
 Marketing, CIKM 2019, arXiv 2303.01049.
 
 Differences from the paper:
-1. Best responses come from an offline pass for a grid of prices (`common/fitted_q.py`), not from
+1. Best responses come from an offline pass for a grid of prices (`values/fitted_q.py`), not from
    planning in a learned model; a price is answered by the best of them.
 2. No upper end of the interval has to be found: no price above that at which the budget would have
-   to earn all that unlimited money can is ever needed (`common/price_games.py`).
+   to earn all that unlimited money can is ever needed (`games/price_games.py`).
 3. Costs carry the main method's margin for estimation errors.
 """
 
@@ -22,10 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.common.game import Mixed
+from agents.common.games.game import Mixed
+from agents.common.games.price_games import Game, Model, fit_game, load_game
 from agents.common.nets import Track, no_track
-from agents.common.price_games import Game, Model, fit_game, load_game
-from agents.common.responses import Responses, Settings
+from agents.common.values.responses import Responses, Settings
 from marketing_env import LoggedDataset
 
 METHOD = "price_bisection"

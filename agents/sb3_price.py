@@ -3,7 +3,7 @@
 What is earned by trial and error instead of from a log? For each price lambda_g of a grid, the
 learner maximises  r - lambda_g * c  on fresh users of the simulator, campaign after campaign; the
 simulator also says what its policies are worth; and a linear program mixes at most two of them to
-meet any budget (`common/frontier.py`):
+meet any budget (`games/frontier.py`):
 
     max_w  sum_g w_g R_g   s.t.  sum_g w_g C_g <= B,  sum_g w_g = 1,  w >= 0
 
@@ -13,7 +13,7 @@ Stable-Baselines3, JMLR 22(268), 2021.
 
 Differences from the papers:
 1. One network answers all prices: a user follows one of them through the campaign, and the network
-   sees which (`common/sb3_env.py`).
+   sees which (`online/sb3_env.py`).
 2. Campaigns end and the day is observed, so nothing is discounted; a rollout is a whole campaign.
 3. Once trained, PPO's policies take the likeliest incentive: at a price, a draw earns no more.
 """
@@ -29,9 +29,9 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from agents.common.family import FamilyModel, Sizes, load_family
 from agents.common.nets import Track, no_track
-from agents.common.simulated import Heads, measured, rebuild, scales, sizes_of
+from agents.common.online.simulated import Heads, measured, rebuild, scales, sizes_of
+from agents.common.values.family import FamilyModel, Sizes, load_family
 from marketing_env import CampaignConfig
 
 NEEDS_SIMULATOR = True
@@ -62,7 +62,7 @@ def fit(
     Args:
         track: receives learning curves, like TensorBoard's `add_scalar`.
     """
-    from agents.common.sb3_env import PricedCampaigns, train_dqn, train_ppo
+    from agents.common.online.sb3_env import PricedCampaigns, train_dqn, train_ppo
 
     c, size = config, scales(campaign, seed)
     price = np.append(0.0, size.price * np.geomspace(1 / 25, 4, c.prices - 1))

@@ -41,9 +41,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.on_dask import on_cluster
+from experiments.engines.on_dask import on_cluster
+from experiments.engines.scoring import BATCH, Plan, allocated, rule_of, score
 from experiments.results import write_json
-from experiments.scoring import BATCH, Plan, allocated, rule_of, score
 
 T = TypeVar("T")
 

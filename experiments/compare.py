@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.runs import Run, by_method, column, find_runs
-from experiments.statistics import difference
-from experiments.table import as_markdown
-from experiments.verdict import points
+from experiments.reporting.runs import Run, by_method, column, find_runs
+from experiments.reporting.statistics import difference
+from experiments.reporting.table import as_markdown
+from experiments.reporting.verdict import points
 
 Key = tuple[str, str]  # setting below the folder, method
 Rows = Mapping[Key, Sequence[Run]]

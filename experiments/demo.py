@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from agents.common.ope import fitted_q_evaluation
+from agents.common.values.ope import fitted_q_evaluation
 from experiments import cli, plot
+from experiments.reporting.tables import print_table
 from experiments.results import ROOT, provenance, write_json
 from experiments.run import Judge, behaviour, collect, references, run
 from experiments.settings import SUITES
-from experiments.tables import print_table
 from marketing_env import LoggedDataset, replay, rollout
 
 SHOWN = ("method", "budget", "score", "score_error", "spend_share", "policies", "seconds")

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
-from experiments.on_dask import OnCluster, on_cluster
+from experiments.engines.on_dask import OnCluster, on_cluster
 from experiments.run import behaviour, campaign
 from experiments.settings import Behaviour, Setting
 from marketing_env import LoggedDataset, rollout, rollout_parts, save_parts

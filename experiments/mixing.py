@@ -22,8 +22,15 @@ import numpy as np
 from tqdm import tqdm
 
 from agents import approachability, exponentiated_gradient, price_bandit, price_bisection
-from agents.common.game import Measured, Mixed, Oracle, best_of, column_generation, solve_master
-from agents.common.price_games import solve
+from agents.common.games.game import (
+    Measured,
+    Mixed,
+    Oracle,
+    best_of,
+    column_generation,
+    solve_master,
+)
+from agents.common.games.price_games import solve
 from experiments import cli
 from experiments.results import ROOT, provenance, write_json
 from marketing_env import CampaignConfig, preset, sample_users

@@ -27,17 +27,17 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from experiments import (
-    cli,
+from experiments import cli
+from experiments.results import ROOT, provenance, write_json
+from experiments.trials import (
     one_shot_criteo,
     one_shot_lbcf,
     one_shot_mails,
     one_shot_promotion,
     one_shot_report,
 )
-from experiments.criteo import SPLITS
-from experiments.one_shot_methods import METHODS, Entry, entries, kind
-from experiments.results import ROOT, provenance, write_json
+from experiments.trials.criteo import SPLITS
+from experiments.trials.one_shot_methods import METHODS, Entry, entries, kind
 
 # Each lists the settings that options ask for, and runs a method on one of them with a seed.
 STUDIES: dict[str, ModuleType] = {

@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from agents import d3rlpy_price
 from experiments import cli
+from experiments.reporting.runs import Run, by_method, find_runs, pooled
+from experiments.reporting.table import suite_table
+from experiments.reporting.tables import print_table
 from experiments.results import ROOT
-from experiments.runs import Run, by_method, find_runs, pooled
 from experiments.settings import Behaviour, Setting, Suite
 from experiments.sweep import jobs, work
-from experiments.table import suite_table
-from experiments.tables import print_table
 
 ALGORITHMS = {"d3rlpy_cql": "cql", "d3rlpy_bcq": "bcq", "d3rlpy_ddqn": "ddqn"}
 ORACLES = ("mixed_policy", *ALGORITHMS)

@@ -18,15 +18,24 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from experiments import one_shot_figures, profile_figures, study_figures, suite_figures, table
-from experiments.comparisons import lines, variants
 from experiments.curves import read_curves
-from experiments.drawing import LOOK, save
-from experiments.figures import FIGURES, learning
+from experiments.plots import one_shot_figures, profile_figures, study_figures, suite_figures
+from experiments.plots.drawing import LOOK, save
+from experiments.plots.figures import FIGURES, learning
+from experiments.plots.titles import GREEDY, MAIN, foremost, looks, main_method, shown_name
+from experiments.reporting import table
+from experiments.reporting.comparisons import lines, variants
+from experiments.reporting.runs import (
+    REFERENCES,
+    Groups,
+    Run,
+    by_method,
+    by_suite,
+    find_runs,
+    setting_of,
+)
+from experiments.reporting.statistics import strata
 from experiments.results import ROOT
-from experiments.runs import REFERENCES, Groups, Run, by_method, by_suite, find_runs, setting_of
-from experiments.statistics import strata
-from experiments.titles import GREEDY, MAIN, foremost, looks, main_method, shown_name
 
 
 def draw(folder: str | Path, out: str | Path | None = None) -> list[Path]:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from agents import Model, load
-from agents.common.ope import fitted_q_evaluation
+from agents.common.values.ope import fitted_q_evaluation
 from experiments import cli
+from experiments.reporting.tables import print_table
 from experiments.results import provenance, write_json
 from experiments.run import Judge
 from experiments.settings import Setting
-from experiments.tables import print_table
 from experiments.train import read_log
 from marketing_env import LoggedDataset, replay
 

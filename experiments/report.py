@@ -20,10 +20,10 @@ import matplotlib
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
-from experiments.drawing import LOOK
-from experiments.report_page import page
+from experiments.plots.drawing import LOOK
+from experiments.reporting.report_page import page
+from experiments.reporting.runs import find_runs
 from experiments.results import ROOT
-from experiments.runs import find_runs
 
 _DOTS = 96  # CSS pixels per inch
 # How to read each figure; names of several kinds begin alike.
@@ -99,7 +99,7 @@ def render(folder: Path) -> str:
     found = find_runs(folder)
     if not found:
         raise ValueError(f"{folder}: no results; experiments.sweep makes them")
-    text = files("experiments").joinpath("report.html.j2").read_text(encoding="utf-8")
+    text = files("experiments.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(text)
     with matplotlib.rc_context(LOOK):
         return template.render(page=page(folder.resolve(), found, embed))

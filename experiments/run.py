@@ -18,8 +18,8 @@ from experiments.curves import Curves
 from experiments.memory import forget_peak, peak_memory
 from experiments.methods import method
 from experiments.references import reference
+from experiments.reporting.runs import REFERENCES
 from experiments.results import provenance, write_json
-from experiments.runs import REFERENCES
 from experiments.settings import Setting
 from experiments.sharing import Oracles
 from marketing_env import (

@@ -10,7 +10,7 @@ from typing import Any
 
 from agents import Model
 from agents.common.nets import Track
-from agents.common.responses import Responses, Settings
+from agents.common.values.responses import Responses, Settings
 from experiments.methods import method
 
 

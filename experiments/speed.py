@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.benchmarks.speed_allocator import allocator
+from experiments.benchmarks.speed_scale import scale
+from experiments.benchmarks.speed_serving import serving
+from experiments.benchmarks.speed_simulator import simulator
+from experiments.benchmarks.speed_streaming import streaming
+from experiments.benchmarks.speed_training import training
 from experiments.results import ROOT, provenance, write_json
-from experiments.speed_allocator import allocator
-from experiments.speed_scale import scale
-from experiments.speed_serving import serving
-from experiments.speed_simulator import simulator
-from experiments.speed_streaming import streaming
-from experiments.speed_training import training
 
 Row = dict[str, Any]  # column -> text or number
 

@@ -28,10 +28,10 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments import cli, own_log
+from experiments.engines.on_dask import pool_on
 from experiments.methods import method
-from experiments.on_dask import pool_on
+from experiments.reporting.runs import REFERENCES
 from experiments.results import ROOT
-from experiments.runs import REFERENCES
 from experiments.settings import METHODS, SUITES, Setting, Suite
 
 

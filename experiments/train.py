@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from agents import Model
-from agents.common.support import silences
-from experiments import cli, one_shot_logs, real_logs
+from agents.common.values.support import silences
+from experiments import cli, real_logs
 from experiments.methods import method, method_names
 from experiments.results import provenance, write_json
 from experiments.run import train
+from experiments.trials import one_shot_logs
 from marketing_env import LoggedDataset
 
 REAL: dict[str, Callable[[], LoggedDataset]] = {

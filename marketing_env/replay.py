@@ -41,7 +41,7 @@ def replay(policy: Policy, log: LoggedDataset, q: Array | None = None) -> dict[s
 
     Args:
         q: (n, T, K, 3) reward-, cost- and contacts-to-go of the policy from an evaluation that did
-            not learn from the same users (`agents.common.ope.fitted_q_evaluation` cross-fits
+            not learn from the same users (`agents.common.values.ope.fitted_q_evaluation` cross-fits
             them). Without it the last two estimators are left out.
 
     Raises:

@@ -20,13 +20,8 @@ MAY_IMPORT = {
     "experiments": set(PACKAGES),
 }
 CORE_LIBRARIES = {"numpy", "gymnasium"}
-DRAWING = {
-    f"experiments.{name}"
-    for name in (
-        "drawing", "figures", "one_shot_figures", "one_shot_report", "plot", "profile_figures",
-        "report", "study_figures", "suite_figures",
-    )
-}  # fmt: skip
+# Beside the modules of `experiments.plots`.
+DRAWING = {"experiments.plot", "experiments.report", "experiments.trials.one_shot_report"}
 # The world itself: what a learner, who has a log and nothing else, must not see.
 WORLD = {
     *("config", "presets", "users", "dynamics", "planner", "exact", "one_shot"),
@@ -217,7 +212,9 @@ def only_plots_draw(root: Path) -> list[str]:
         module.at(found.line, f"imports {found.target}")
         for module in read(root)
         for found in imports(module)
-        if top(found.target) == "matplotlib" and module.name not in DRAWING
+        if top(found.target) == "matplotlib"
+        and module.name not in DRAWING
+        and not module.name.startswith("experiments.plots.")
     ]
 
 

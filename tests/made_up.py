@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.runs import REFERENCES, Run
+from experiments.reporting.runs import REFERENCES, Run
 from experiments.settings import SUITES
 
 SETTING = SUITES["toy"].settings[0]

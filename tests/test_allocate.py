@@ -15,8 +15,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import agents
 from experiments import allocate
 from experiments.allocate import Options, job_of
+from experiments.engines.scoring import score
 from experiments.methods import method
-from experiments.scoring import score
 from marketing_env import LoggedDataset, RandomPolicy, preset, rollout
 
 CONFIG = preset("toy", horizon=6)

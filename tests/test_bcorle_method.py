@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from agents.bcorle import Config, Priced, PricedQ, _initial, _learned
-from agents.common.family import sizes_of
 from agents.common.nets import no_track
-from agents.common.support import fit_support
 from agents.common.tensors import panel
+from agents.common.values.family import sizes_of
+from agents.common.values.support import fit_support
 from marketing_env import LoggedDataset, RandomPolicy, preset, rollout
 from marketing_env.config import Array
 

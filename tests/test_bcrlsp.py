@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose
 
 from agents import bcrlsp
 from agents.bcrlsp import DayValues
-from agents.common.factored_q import FactoredMember
-from agents.common.response import OutcomeModel
+from agents.common.values.factored_q import FactoredMember
+from agents.common.values.response import OutcomeModel
 from marketing_env import DayView, LoggedDataset, RandomPolicy, preset, rollout
 
 torch.set_num_threads(1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents import behaviour_cloning
-from agents.common.family import FamilyModel
+from agents.common.values.family import FamilyModel
 from marketing_env import (
     DayView,
     LoggedDataset,

@@ -20,9 +20,9 @@ from agents.budgeted_fitted_q import (
     _learned,
     hull_mixture,
 )
-from agents.common.fitted_q import ActionValues
 from agents.common.nets import no_track
 from agents.common.tensors import panel
+from agents.common.values.fitted_q import ActionValues
 from marketing_env import RandomPolicy, preset, rollout
 from marketing_env.config import Array
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from agents.common.calibration import (
+from agents.common.one_day.calibration import (
     SHARES,
     Calibration,
     calibrate,
@@ -19,8 +19,8 @@ from agents.common.calibration import (
     shrunk,
     stretch,
 )
-from agents.common.daily import solve_day
-from agents.common.eom_gradients import (
+from agents.common.one_day.daily import solve_day
+from agents.common.one_day.eom_gradients import (
     Logged,
     allocate,
     ladder,
@@ -28,8 +28,8 @@ from agents.common.eom_gradients import (
     means,
     prices_that_spend,
 )
-from agents.common.predictors import MultiTaskResponse
-from agents.common.representation import Fitting, fit_representation, user_days
+from agents.common.one_day.predictors import MultiTaskResponse
+from agents.common.one_day.representation import Fitting, fit_representation, user_days
 from agents.common.types import Array
 from marketing_env import OneShotConfig, lbcf
 

@@ -14,9 +14,9 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from agents import cluster, solve_mckp
-from agents.common.cluster_validation import HeldOut
-from agents.common.clusters import Clusters, answers, assign, distil, fit_clusters
-from agents.common.representation import (
+from agents.common.one_day.cluster_validation import HeldOut
+from agents.common.one_day.clusters import Clusters, answers, assign, distil, fit_clusters
+from agents.common.one_day.representation import (
     Fitting,
     Representation,
     UserDays,

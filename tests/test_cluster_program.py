@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import linprog
 
-from agents.common.cluster_program import (
+from agents.common.one_day.cluster_program import (
     Outcomes,
     Plan,
     Rows,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from made_up import made_up
 from scipy.stats import ttest_rel
 
-from experiments.comparisons import lines, paired_difference, variants
-from experiments.runs import Run, by_method
+from experiments.reporting.comparisons import lines, paired_difference, variants
+from experiments.reporting.runs import Run, by_method
 
 BASE = {"folds": 4, "prices": 14, "oracle": "factored"}
 SCORES = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=8)

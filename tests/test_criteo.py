@@ -14,9 +14,9 @@ pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
 pytest.importorskip("sklearn")
 
-from experiments import criteo  # noqa: E402
-from experiments.criteo import FEATURES, Criteo  # noqa: E402
 from experiments.real_logs import data_folder  # noqa: E402
+from experiments.trials import criteo  # noqa: E402
+from experiments.trials.criteo import FEATURES, Criteo  # noqa: E402
 from marketing_env import LoggedDataset  # noqa: E402
 
 ROWS = 20_000

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("lightgbm")
 
-from experiments.crossfit import CrossFit, cross_fit, outcomes, parts, ranking
-from experiments.one_shot_methods import Entry
+from experiments.trials.crossfit import CrossFit, cross_fit, outcomes, parts, ranking
+from experiments.trials.one_shot_methods import Entry
 from marketing_env import LoggedDataset
 
 SMALL = {"learner": "t", "trees": 10, "leaves": 4, "min_leaf": 50}

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from agents.common.daily import (
+from agents.common.one_day.daily import (
     DailyKnapsack,
     DailyModel,
     NetworkResponse,
@@ -27,10 +27,10 @@ from agents.common.daily import (
     solve_day,
     supported,
 )
-from agents.common.response import fit_outcomes
-from agents.common.support import fit_support
 from agents.common.tensors import panel
 from agents.common.types import Array
+from agents.common.values.response import fit_outcomes
+from agents.common.values.support import fit_support
 from marketing_env import DayView, LoggedDataset, RandomPolicy, preset, rollout
 
 torch.set_num_threads(1)

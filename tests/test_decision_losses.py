@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from agents.common.decision_losses import Clip, dr, flip_gradient, ifd, merl, pll
+from agents.common.one_day.decision_losses import Clip, dr, flip_gradient, ifd, merl, pll
 from agents.common.types import Array
 
 torch.set_num_threads(1)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.common.family import sizes_of
 from agents.common.nets import no_track
-from agents.common.responses import Responses, learn_responses
-from agents.common.sequence_model import History, SequenceModel
+from agents.common.values.family import sizes_of
+from agents.common.values.responses import Responses, learn_responses
+from agents.common.values.sequence_model import History, SequenceModel
 from agents.decision_transformer import (
     Config,
     Sequences,

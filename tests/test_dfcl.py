@@ -13,11 +13,11 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor
 
-from agents.common.daily import DailyModel, solve_day
-from agents.common.eom import terms
-from agents.common.eom_gradients import allocate, prices_that_spend
-from agents.common.predictors import MultiTaskPredictor
-from agents.common.representation import Fitting, UserDays, fit_representation, user_days
+from agents.common.one_day.daily import DailyModel, solve_day
+from agents.common.one_day.eom import terms
+from agents.common.one_day.eom_gradients import allocate, prices_that_spend
+from agents.common.one_day.predictors import MultiTaskPredictor
+from agents.common.one_day.representation import Fitting, UserDays, fit_representation, user_days
 from agents.common.types import Array
 from agents.dfcl import Config, Prices, choose_prices, decision_loss, decision_value, fit
 from marketing_env import LoggedDataset, OneShotConfig, RandomPolicy, Trial, lbcf, preset, rollout

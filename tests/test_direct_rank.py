@@ -20,9 +20,9 @@ from scipy.special import expit
 from torch import Tensor
 
 from agents import greedy_uplift, load
-from agents.common import direct_rank
-from agents.common.daily import NetworkResponse
-from agents.common.direct_rank import (
+from agents.common.one_day import direct_rank
+from agents.common.one_day.daily import NetworkResponse
+from agents.common.one_day.direct_rank import (
     DirectResponse,
     arm_weights,
     dcl,
@@ -32,9 +32,9 @@ from agents.common.direct_rank import (
     fit_direct,
     mean_returns,
 )
-from agents.common.response import OutcomeModel, fit_outcomes
 from agents.common.tensors import panel
 from agents.common.types import Array
+from agents.common.values.response import OutcomeModel, fit_outcomes
 from marketing_env import DayView, LoggedDataset, RandomPolicy, preset, rollout
 
 torch.set_num_threads(1)

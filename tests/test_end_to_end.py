@@ -13,8 +13,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor
 
-from agents.common.daily import DailyModel, solve_day
-from agents.common.eom_gradients import (
+from agents.common.one_day.daily import DailyModel, solve_day
+from agents.common.one_day.eom_gradients import (
     Kind,
     allocate,
     ladder,
@@ -22,8 +22,8 @@ from agents.common.eom_gradients import (
     means,
     prices_that_spend,
 )
-from agents.common.predictors import MultiTaskPredictor
-from agents.common.representation import Fitting, UserDays, fit_representation, user_days
+from agents.common.one_day.predictors import MultiTaskPredictor
+from agents.common.one_day.representation import Fitting, UserDays, fit_representation, user_days
 from agents.common.types import Array
 from agents.end_to_end import Config, Task, fit, judged
 from marketing_env import OneShotConfig, RandomPolicy, Trial, lbcf, preset, rollout

@@ -20,8 +20,8 @@ import pytest
 
 from experiments import allocate, log_data, sweep
 from experiments.allocate import Options
+from experiments.engines.on_dask import OnCluster, pool_on
 from experiments.methods import method
-from experiments.on_dask import OnCluster, pool_on
 from experiments.settings import SUITES
 from marketing_env import LoggedDataset, RandomPolicy, preset, rollout
 
@@ -208,7 +208,7 @@ def spark() -> Iterator[Any]:
 def test_spark_allocates_what_one_machine_does(
     name: str, partitions: int, folder: Path, spark: Any
 ) -> None:
-    from experiments import on_spark
+    from experiments.engines import on_spark
 
     users = spark.read.parquet(str(folder / "users.parquet")).repartition(partitions)
     found, summary = on_spark.allocate(users, folder / name, BUDGET)
@@ -219,7 +219,7 @@ def test_spark_allocates_what_one_machine_does(
 
 
 def test_spark_names_a_missing_column(folder: Path, spark: Any) -> None:
-    from experiments import on_spark
+    from experiments.engines import on_spark
 
     users = spark.read.parquet(str(folder / "users.parquet")).drop("user_id")
     with pytest.raises(ValueError, match="no column 'user_id'"):

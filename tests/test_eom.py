@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from agents.common import eom
+from agents.common.one_day import eom
 from marketing_env import DayView, LoggedDataset, replay
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 
-from agents.common import eom_gradients
-from agents.common.eom import mean_and_error, terms
-from agents.common.eom_gradients import (
+from agents.common.one_day import eom_gradients
+from agents.common.one_day.eom import mean_and_error, terms
+from agents.common.one_day.eom_gradients import (
     Logged,
     MarketingGoal,
     allocate,

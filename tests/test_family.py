@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.common.family import (
+from agents.common.values.family import (
     FamilyModel,
     Judge,
     Memoryless,

@@ -11,9 +11,9 @@ from made_up import made_up
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 
-from experiments import figures, study_figures
-from experiments.runs import by_method
-from experiments.titles import OTHERS, STYLES, forecast_ratio, looks, tag_groups
+from experiments.plots import figures, study_figures
+from experiments.plots.titles import OTHERS, STYLES, forecast_ratio, looks, tag_groups
+from experiments.reporting.runs import by_method
 
 HEADS = {f"cost_to_go/head_{g}": ([1, 2, 3], [0.1 * g, 0.2 * g, 0.3 * g]) for g in range(9)}
 

@@ -11,8 +11,10 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor
 
-from agents.common.factored_q import FactoredMember
-from agents.common.fitted_q import (
+from agents.common.nets import Schedule
+from agents.common.tensors import Panel, panel
+from agents.common.values.factored_q import FactoredMember
+from agents.common.values.fitted_q import (
     ActionValues,
     Member,
     backward_pass,
@@ -21,10 +23,8 @@ from agents.common.fitted_q import (
     lesson_of,
     seen_by,
 )
-from agents.common.nets import Schedule
-from agents.common.plain_q import PlainMember
-from agents.common.response import fit_members
-from agents.common.tensors import Panel, panel
+from agents.common.values.plain_q import PlainMember
+from agents.common.values.response import fit_members
 from marketing_env import DayView, RandomPolicy, plan, preset, rollout, sample_users
 from marketing_env.config import Array, Spread
 

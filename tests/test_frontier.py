@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.common.frontier import Frontier
-from agents.common.game import solve_master
+from agents.common.games.frontier import Frontier
+from agents.common.games.game import solve_master
 
 INF = math.inf
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from agents import mixed_policy
-from agents.common.ope import fitted_q_evaluation
+from agents.common.values.ope import fitted_q_evaluation
 from marketing_env import (
     DayView,
     MixedPolicy,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import mixing, study_figures
+from experiments import mixing
+from experiments.plots import study_figures
 from marketing_env import preset, sample_users
 from marketing_env.exact import best_mixture
 

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from agents.common.mixture_stream import Cut, Partial, assign, choose, find_cut, merge, partial
+from agents.common.served.mixture_stream import (
+    Cut,
+    Partial,
+    assign,
+    choose,
+    find_cut,
+    merge,
+    partial,
+)
 from marketing_env.config import Array
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 from test_game import KINDS, SEEDS, Enumerated, assert_mixture, vertices
 
-from agents.common.game import Measured
-from agents.common.norm_point import minimum_norm_point
+from agents.common.games.game import Measured
+from agents.common.games.norm_point import minimum_norm_point
 from marketing_env.config import Array
 
 

@@ -15,9 +15,10 @@ pytest.importorskip("matplotlib")
 
 from trial_files import criteo_file, e_mail_file, promotions  # noqa: E402
 
-from experiments import one_shot, one_shot_lbcf, one_shot_methods  # noqa: E402
-from experiments.one_shot_methods import Entry  # noqa: E402
-from experiments.runs import find_runs  # noqa: E402
+from experiments import one_shot  # noqa: E402
+from experiments.reporting.runs import find_runs  # noqa: E402
+from experiments.trials import one_shot_lbcf, one_shot_methods  # noqa: E402
+from experiments.trials.one_shot_methods import Entry  # noqa: E402
 
 TINY = {"width": 8, "trees": 5, "leaves": 4, "min_leaf": 20, "epochs": 1, "prices": 3}
 LBCF = ("--users-per-arm", "150", "--test-users-per-arm", "100", "--noises", "10", "--seeds", "2")

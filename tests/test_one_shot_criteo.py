@@ -17,10 +17,10 @@ pytest.importorskip("lightgbm")
 
 from trial_files import criteo_file  # noqa: E402
 
-from agents.common.uplift_metrics import aucc, qini  # noqa: E402
-from experiments.criteo import Criteo  # noqa: E402
-from experiments.one_shot_criteo import ranked, run, settings  # noqa: E402
-from experiments.one_shot_methods import Entry, step_scores  # noqa: E402
+from agents.common.one_day.uplift_metrics import aucc, qini  # noqa: E402
+from experiments.trials.criteo import Criteo  # noqa: E402
+from experiments.trials.one_shot_criteo import ranked, run, settings  # noqa: E402
+from experiments.trials.one_shot_methods import Entry, step_scores  # noqa: E402
 
 SMALL = {"learner": "t", "trees": 20, "leaves": 4, "min_leaf": 50}
 ENTRY = Entry("greedy_uplift-t", "greedy_uplift", SMALL)

@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 pytest.importorskip("lightgbm")
 
 from agents import solve_mckp
-from experiments import one_shot_lbcf
-from experiments.one_shot_lbcf import SHARES, judge, prepare
+from experiments.trials import one_shot_lbcf
+from experiments.trials.one_shot_lbcf import SHARES, judge, prepare
 from marketing_env import DayView, OneShotConfig, Trial, lbcf
 
 CONFIG = OneShotConfig(noise=10, users_per_arm=500)

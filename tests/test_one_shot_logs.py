@@ -12,8 +12,8 @@ pd = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")
 pytest.importorskip("sklearn")
 
-from experiments import one_shot_logs  # noqa: E402
 from experiments.real_logs import data_folder  # noqa: E402
+from experiments.trials import one_shot_logs  # noqa: E402
 
 
 def mails(n: int = 300) -> Any:

@@ -15,11 +15,11 @@ pytest.importorskip("lightgbm")
 
 from trial_files import e_mail_file  # noqa: E402
 
-from experiments import one_shot_mails  # noqa: E402
-from experiments.one_shot_logs import ARMS, hillstrom  # noqa: E402
-from experiments.one_shot_mails import RIVAL, SHARES, run, settings  # noqa: E402
-from experiments.one_shot_methods import REFERENCE, Entry, arm_means  # noqa: E402
 from experiments.real_logs import data_folder  # noqa: E402
+from experiments.trials import one_shot_mails  # noqa: E402
+from experiments.trials.one_shot_logs import ARMS, hillstrom  # noqa: E402
+from experiments.trials.one_shot_mails import RIVAL, SHARES, run, settings  # noqa: E402
+from experiments.trials.one_shot_methods import REFERENCE, Entry, arm_means  # noqa: E402
 
 SMALL = {"learner": "t", "trees": 20, "leaves": 4, "min_leaf": 50}
 ENTRY = Entry("greedy_uplift-t", "greedy_uplift", SMALL)

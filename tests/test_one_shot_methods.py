@@ -14,10 +14,10 @@ pytest.importorskip("torch")
 pytest.importorskip("lightgbm")
 
 from agents import greedy_uplift
-from agents.common.uplift_metrics import aucc
-from experiments import one_shot_methods
+from agents.common.one_day.uplift_metrics import aucc
 from experiments.methods import method_names
-from experiments.one_shot_methods import (
+from experiments.trials import one_shot_methods
+from experiments.trials.one_shot_methods import (
     DECISION,
     DIRECT,
     OTHER,

@@ -16,11 +16,11 @@ pytest.importorskip("lightgbm")
 
 from trial_files import promotions  # noqa: E402
 
-from experiments import one_shot_promotion  # noqa: E402
-from experiments.one_shot_logs import starbucks  # noqa: E402
-from experiments.one_shot_methods import Entry  # noqa: E402
-from experiments.one_shot_promotion import net_revenue, run, settings  # noqa: E402
 from experiments.real_logs import data_folder  # noqa: E402
+from experiments.trials import one_shot_promotion  # noqa: E402
+from experiments.trials.one_shot_logs import starbucks  # noqa: E402
+from experiments.trials.one_shot_methods import Entry  # noqa: E402
+from experiments.trials.one_shot_promotion import net_revenue, run, settings  # noqa: E402
 
 SMALL: Mapping[str, Any] = {"learner": "t", "trees": 20, "leaves": 4, "min_leaf": 50}
 ENTRY = Entry("greedy_uplift-t", "greedy_uplift", SMALL)

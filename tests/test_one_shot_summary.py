@@ -14,9 +14,9 @@ pytest.importorskip("pandas")
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from experiments import one_shot_report
-from experiments.one_shot_methods import REFERENCE, kind
-from experiments.one_shot_summary import (
+from experiments.trials import one_shot_report
+from experiments.trials.one_shot_methods import REFERENCE, kind
+from experiments.trials.one_shot_summary import (
     best_against_best,
     contrast,
     contrasts,
@@ -27,7 +27,7 @@ from experiments.one_shot_summary import (
     over_partitions,
     regrets,
 )
-from experiments.one_shot_verdict import verdict
+from experiments.trials.one_shot_verdict import verdict
 
 SHARES = (0.1, 0.4)
 MADE_BY = {"command": "python -m experiments.one_shot", "commit": "abc"}

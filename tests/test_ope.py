@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.common.ope import fitted_q_evaluation
+from agents.common.values.ope import fitted_q_evaluation
 from marketing_env import (
     ConstantPolicy,
     LoggedDataset,

@@ -15,7 +15,7 @@ pytest.importorskip("rich")
 
 from experiments import oracles
 from experiments.oracles import ALGORITHMS, ORACLES, Options, comparison
-from experiments.runs import find_runs
+from experiments.reporting.runs import find_runs
 from experiments.settings import Suite
 
 PLACE = "toy-random-400"

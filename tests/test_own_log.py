@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from made_up import made_up, put
 
-from experiments import own_log, report_tables
-from experiments.runs import find_runs
+from experiments import own_log
+from experiments.reporting import report_tables
+from experiments.reporting.runs import find_runs
 from marketing_env import RandomPolicy, preset, rollout
 
 TINY = {"steps": 5, "width": 8, "prices": 4, "folds": 2, "progress": False}

@@ -11,7 +11,7 @@ import pytest
 from made_up import made_up, put
 
 from experiments import plot
-from experiments.figures import FIGURES
+from experiments.plots.figures import FIGURES
 
 SUITE_FIGURES = ("profiles", "ranks", "spend")
 

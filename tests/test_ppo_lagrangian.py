@@ -17,7 +17,7 @@ pytest.importorskip("stable_baselines3")
 import torch
 
 import agents
-from agents.common.family import FamilyModel
+from agents.common.values.family import FamilyModel
 from agents.ppo_lagrangian import Config, fit
 from marketing_env import ConstantPolicy, evaluate, preset
 

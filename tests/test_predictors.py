@@ -11,8 +11,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from agents.common.daily import NetworkResponse
-from agents.common.predictors import (
+from agents.common.one_day.daily import NetworkResponse
+from agents.common.one_day.predictors import (
     Kind,
     MultiTaskResponse,
     Predictor,
@@ -20,7 +20,7 @@ from agents.common.predictors import (
     read_response,
     train_on,
 )
-from agents.common.representation import Fitting, user_days
+from agents.common.one_day.representation import Fitting, user_days
 from marketing_env import LoggedDataset, RandomPolicy, preset, rollout
 
 torch.set_num_threads(1)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import approachability, exponentiated_gradient, price_bandit, price_bisection
-from agents.common.frontier import Frontier
-from agents.common.game import InfeasibleError, Measured, Mixed, Oracle, best_of, solve_master
-from agents.common.price_games import DEAREST, Game, Model, solve
-from agents.common.responses import Responses
+from agents.common.games.frontier import Frontier
+from agents.common.games.game import InfeasibleError, Measured, Mixed, Oracle, best_of, solve_master
+from agents.common.games.price_games import DEAREST, Game, Model, solve
+from agents.common.values.responses import Responses
 from marketing_env.config import Array
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -7,9 +7,9 @@ import pytest
 from drawn import named_lines, points
 from made_up import made_up
 
-from experiments import profile_figures
-from experiments.runs import by_method
-from experiments.titles import STYLES
+from experiments.plots import profile_figures
+from experiments.plots.titles import STYLES
+from experiments.reporting.runs import by_method
 
 SCORES = {
     "greedy_uplift": [np.array([[70.0, 80.0], [72.0, 82.0]])],

@@ -10,8 +10,8 @@ import pytest
 
 from agents.oracle import Oracle
 from experiments.references import diluted, reference
+from experiments.reporting.runs import find_runs
 from experiments.run import Judge, behaviour, references
-from experiments.runs import find_runs
 from experiments.settings import SUITES
 from marketing_env import ConstantPolicy, RandomPolicy, evaluate, preset, sample_users
 

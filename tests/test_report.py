@@ -14,7 +14,7 @@ from browser import ABSENT, CHROMIUM, ask, dump
 from made_up import made_up, put
 
 from experiments import plot, report
-from experiments.figures import FIGURES
+from experiments.plots.figures import FIGURES
 
 EVIL = "<img src=x onerror=alert(1)>"
 TOLD = {"reward": 2.0, "reward_error": 0.5, "cost": 1.0, "cost_error": 0.0, "budget": 1.0}

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from made_up import made_up
 
-from experiments import cli, report_page, sweep
-from experiments.runs import REFERENCES
+from experiments import cli, sweep
+from experiments.reporting import report_page
+from experiments.reporting.runs import REFERENCES
 from experiments.settings import SUITES
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from made_up import made_up
 
-from experiments import report_tables
-from experiments.report_tables import Cell, Table
-from experiments.runs import by_method
-from experiments.verdict import duels
+from experiments.reporting import report_tables
+from experiments.reporting.report_tables import Cell, Table
+from experiments.reporting.runs import by_method
+from experiments.reporting.verdict import duels
 
 
 def cells(table: Table) -> list[dict[str, Cell]]:

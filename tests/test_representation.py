@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from agents.common.representation import (
+from agents.common.one_day.representation import (
     Fitting,
     Representation,
     UserDays,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from agents.common.response import OutcomeModel, fit_members, fit_outcomes
 from agents.common.tensors import Panel, outcome_class, panel, reward_bins
+from agents.common.values.response import OutcomeModel, fit_members, fit_outcomes
 from marketing_env import ConstantPolicy, LoggedDataset, RandomPolicy, preset, rollout
 from marketing_env.config import Array
 

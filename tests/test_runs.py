@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_up import made_up, put
 
-from experiments.runs import by_method, by_suite, find_runs, pooled, setting_of
+from experiments.reporting.runs import by_method, by_suite, find_runs, pooled, setting_of
 
 
 def test_runs_with_other_budgets_are_left_out(

@@ -23,9 +23,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import agents
 from agents import sb3_price
-from agents.common.family import FamilyModel
-from agents.common.sb3_env import PricedCampaigns
-from agents.common.simulated import Heads, measured, scales
+from agents.common.online.sb3_env import PricedCampaigns
+from agents.common.online.simulated import Heads, measured, scales
+from agents.common.values.family import FamilyModel
 from agents.sb3_price import Config, fit
 from experiments.run import run
 from experiments.settings import SUITES
@@ -232,7 +232,7 @@ def test_a_run_simulates_instead_of_reading_the_log(tmp_path: Path) -> None:
 def test_without_the_library_the_method_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "agents.common.sb3_env")
+    monkeypatch.delitem(sys.modules, "agents.common.online.sb3_env")
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     with pytest.raises(ImportError, match=r"pip install 'marketing-env\[sb3\]'"):
         fit(TOY, TINY)

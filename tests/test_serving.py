@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import agents
-from agents.common.acting import BestResponse
-from agents.common.daily import DailyModel
-from agents.common.game import solve_master
-from agents.common.inference import LANES, Mlp, rows_of, tiled
+from agents.common.games.game import solve_master
 from agents.common.nets import mlp
-from agents.common.served_policies import (
+from agents.common.one_day.daily import DailyModel
+from agents.common.served.inference import LANES, Mlp, rows_of, tiled
+from agents.common.served.served_policies import (
     Clusters,
     PricedDay,
     Responses,
@@ -32,6 +31,7 @@ from agents.common.served_policies import (
     left_out,
     upper_hull,
 )
+from agents.common.values.acting import BestResponse
 from experiments.methods import method, method_names
 from marketing_env import (
     DayView,
@@ -143,7 +143,7 @@ def expected(model: Any, server: agents.Server, obs: Array, bucket: Array, day: 
             merit = np.where(allowed, merit, -np.inf)
         return np.asarray(merit.argmax(axis=1))
     if isinstance(rule, Clusters):
-        from agents.common.clusters import assign
+        from agents.common.one_day.clusters import assign
 
         days = torch.full((len(obs),), day)
         cluster = assign(model.classifier, torch.as_tensor(obs), days)

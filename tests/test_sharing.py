@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.common import responses
 from agents.common.nets import no_track
+from agents.common.values import responses
 from experiments.sharing import Oracles
 from marketing_env import RandomPolicy, preset, rollout
 

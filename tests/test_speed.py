@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 
 from agents import solve_mckp
-from experiments import speed, speed_streaming
-from experiments.speed_allocator import RIVALS, Offers, Rival, allocator, campaign, cp_sat
-from experiments.stopwatch import read, timed
+from experiments import speed
+from experiments.benchmarks import speed_streaming
+from experiments.benchmarks.speed_allocator import (
+    RIVALS,
+    Offers,
+    Rival,
+    allocator,
+    campaign,
+    cp_sat,
+)
+from experiments.benchmarks.stopwatch import read, timed
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +60,7 @@ def test_slow_rival_is_left_out_at_the_next_size(monkeypatch: pytest.MonkeyPatch
     def slow(o: Offers, limit: float) -> None:
         asked.append(len(o.value))
 
-    monkeypatch.setattr("experiments.speed_allocator.RIVALS", (Rival("slow", slow),))
+    monkeypatch.setattr("experiments.benchmarks.speed_allocator.RIVALS", (Rival("slow", slow),))
     rows = list(allocator((200, 300), repeats=1, limit=0.0))
     assert set(asked) == {200}
     assert [row["users"] for row in rows if row["method"] == "slow"] == [200]

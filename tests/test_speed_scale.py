@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import speed_scale
+from experiments.benchmarks import speed_scale
 
 
 def measured(folder: Path) -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from made_up import made_up
 from scipy.stats import trim_mean, ttest_1samp
 
-from experiments import statistics
-from experiments.comparisons import paired_difference
-from experiments.runs import Run
+from experiments.reporting import statistics
+from experiments.reporting.comparisons import paired_difference
+from experiments.reporting.runs import Run
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=1, max_size=30)
 TASKS = st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3), min_size=2, max_size=5)

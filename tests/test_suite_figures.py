@@ -9,8 +9,9 @@ import pytest
 from drawn import bars, legend_of, named_lines
 from made_up import made_up
 
-from experiments import comparisons, suite_figures
-from experiments.runs import Run, by_method
+from experiments.plots import suite_figures
+from experiments.reporting import comparisons
+from experiments.reporting.runs import Run, by_method
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from agents import greedy_uplift, load, mixed_policy
-from agents.common.support import fit_support, silences
 from agents.common.tensors import panel
+from agents.common.values.support import fit_support, silences
 from marketing_env import DayView, LoggedDataset, RandomPolicy, preset, rollout
 from marketing_env.config import Array
 

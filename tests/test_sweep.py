@@ -15,8 +15,8 @@ import pytest
 from made_up import made_up, put
 
 from experiments import sweep
+from experiments.reporting.runs import REFERENCES
 from experiments.results import write_json
-from experiments.runs import REFERENCES
 from experiments.settings import SUITES, Suite
 
 TOY = SUITES["toy"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from made_up import made_up
 
-from experiments import table
-from experiments.runs import Run
+from experiments.reporting import table
+from experiments.reporting.runs import Run
 
 
 def rows_of(text: str) -> list[dict[str, str]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from made_up import made_up
 
-from experiments import titles
-from experiments.runs import by_method
+from experiments.plots import titles
+from experiments.reporting.runs import by_method
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ pytest.importorskip("torch")
 pytest.importorskip("lightgbm")
 
 from agents import greedy_uplift, load
-from agents.common import uplift
+from agents.common.one_day import uplift
+from agents.common.one_day.uplift import BoostedResponse, Boosting, Rows, fit_uplift
 from agents.common.types import Array
-from agents.common.uplift import BoostedResponse, Boosting, Rows, fit_uplift
 from marketing_env import DayView, LoggedDataset, RandomPolicy, preset, rollout
 
 BOOST = Boosting(trees=60, leaves=4, learning_rate=0.1, min_leaf=20)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from agents.common.uplift_metrics import aucc, bootstrap, mt_aucc, qini, qini_curve
+from agents.common.one_day.uplift_metrics import aucc, bootstrap, mt_aucc, qini, qini_curve
 
 TREATED = np.array([1, 0, 1, 0, 1, 0])
 SCORE = np.array([6.0, 5, 4, 3, 2, 1])

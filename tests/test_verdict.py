@@ -9,9 +9,9 @@ import pytest
 from made_up import made_up
 
 import agents
-from experiments import report_page, verdict
-from experiments.runs import Run, by_method
-from experiments.statistics import Difference
+from experiments.reporting import report_page, verdict
+from experiments.reporting.runs import Run, by_method
+from experiments.reporting.statistics import Difference
 
 OPTIONS = {"folds": 4, "risk": 0.1}
 

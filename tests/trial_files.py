@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.criteo import FEATURES
-from experiments.one_shot_logs import ARMS
+from experiments.trials.criteo import FEATURES
+from experiments.trials.one_shot_logs import ARMS
 
 
 def e_mail_file(folder: Path, n: int = 6000, effect: float = 0.5) -> Path:

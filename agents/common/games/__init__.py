@@ -1,0 +1,1 @@
+"""The game between prices and policies, and what mixtures of policies are worth."""

@@ -1,0 +1,133 @@
+"""What a set of policies is worth, and the best mixture of them for any budget.
+
+    max_w  sum_k w_k R_k   s.t.  sum_k w_k C_k <= limits,  sum_k w_k = 1,  w >= 0
+
+mixes at most one policy more than there are limits. Since every policy is the best response to a
+price, weak duality bounds what any policy could earn if the values were true:
+
+    bound(limits) = min_k  lambda_k . limits + R_k - lambda_k . C_k
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agents.common.games.game import Master, solve_master
+from agents.common.types import Array, Forecast
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Campaign means per user of best responses; a price of inf gives no incentives."""
+
+    price: Array  # (G, m) reward per unit of each limited cost
+    value: Array  # (G, 1 + m) reward, then costs
+    error: Array  # (G, 1 + m) standard errors
+    logged: Array  # (1 + m,) what the log's own policy brought
+    logged_error: Array  # (1 + m,)
+    risk: float = 0.05  # accepted probability that estimation error makes a plan overspend
+
+    @classmethod
+    def from_lists(cls, lists: Mapping[str, Any]) -> Frontier:
+        """From what JSON keeps of `dataclasses.asdict`."""
+        arrays = {k: np.array(v, dtype=float) for k, v in lists.items() if k != "risk"}
+        return cls(**arrays, risk=lists["risk"])
+
+    @property
+    def idle(self) -> int:
+        """The policy that gives no incentives."""
+        return int(np.isinf(self.price).any(axis=1).argmax())
+
+    @property
+    def cautious(self) -> Array:
+        """(G, 1 + m) values whose costs hold with probability `1 - risk` each."""
+        margin = NormalDist().inv_cdf(1 - self.risk) * self.error
+        margin[:, 0] = 0.0
+        # Giving nothing is no estimate: its cost is what the log says, without a margin.
+        margin[self.idle] = 0.0
+        return np.asarray(self.value + margin)
+
+    def mix(self, limits: Sequence[float]) -> Master:
+        """The best mixture whose costs keep the limits with probability `1 - risk`.
+
+        Args:
+            limits: (m,) per user per campaign; inf leaves a cost free.
+
+        Raises:
+            ValueError: if a limit is negative or less than giving no incentives costs.
+        """
+        return solve_master(self.cautious, checked(limits))
+
+    def forecast(self, limits: Sequence[float]) -> Forecast:
+        """What is expected of `mix(limits)`."""
+        mixed = self.mix(limits)
+        return self.forecast_of(mixed.weight, limits, mixed.calls)
+
+    def forecast_of(
+        self,
+        weight: Array,
+        limits: Sequence[float],
+        oracle_calls: int = 0,
+        beyond: npt.ArrayLike = 0.0,
+    ) -> Forecast:
+        """What is expected of a mixture, with errors, certificate and comparison to the log.
+
+        Args:
+            weight: (G,) of each best response.
+            beyond: (1 + m,) what the policy earns and costs beyond the mixture, if it chooses
+                better than by chance who follows which response.
+        """
+        value, error, used = weight @ self.value + beyond, weight @ self.error, weight > 0
+        over, over_error = self._over_log(value[1], value[0], error[0])
+        return Forecast(
+            reward=float(value[0]),
+            reward_error=float(error[0]),
+            cost=float(value[1]),
+            cost_error=float(error[1]),
+            bound=max(self._bound(checked(limits)), float(value[0])),
+            baseline=float(self.value[self.idle, 0]),
+            prices=tuple(self.price[used, 0].tolist()),
+            weights=tuple(weight[used].tolist()),
+            over_log=float(over),
+            over_log_error=float(over_error),
+            oracle_calls=oracle_calls,
+        )
+
+    def _bound(self, limits: Array) -> float:
+        finite = ~np.isinf(self.price).any(axis=1)
+        price, value = self.price[finite], self.value[finite]
+        # A cost without a price is free, also under an infinite limit.
+        worth = np.where(price > 0, price * np.where(price > 0, limits, 0), 0).sum(axis=1)
+        return float((worth + value[:, 0] - (price * value[:, 1:]).sum(axis=1)).min())
+
+    def _over_log(self, cost: float, reward: float, error: float) -> tuple[float, float]:
+        """Reward above the log's policy at equal spend, and its standard error.
+
+        At less than its own spend, the log's policy serves some users and leaves the others alone.
+        """
+        baseline, share = self.value[self.idle, 0], 1.0
+        if self.logged[1] > 0:
+            share = min(cost / self.logged[1], 1.0)
+        same_spend = baseline + share * (self.logged[0] - baseline)
+        rest = (1 - share) * self.error[self.idle, 0]
+        return reward - same_spend, float(np.hypot(error + rest, share * self.logged_error[0]))
+
+
+def checked(limits: Sequence[float]) -> Array:
+    """(m,) limits on money and contacts.
+
+    Raises:
+        ValueError: if one is negative or NaN.
+    """
+    allowed = np.asarray(limits, dtype=float)
+    if not (allowed >= 0).all():
+        k = int(np.argmin(allowed >= 0))
+        name = ("budget", "contacts")[k]
+        raise ValueError(f"{name} = {float(allowed[k])!r}: allowed are numbers of at least 0")
+    return allowed

@@ -1,0 +1,1 @@
+"""What learners that may use the simulator share."""

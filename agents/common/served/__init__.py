@@ -1,0 +1,1 @@
+"""Saved models answer without torch, one user or a stream of them."""

@@ -1,0 +1,156 @@
+"""Outcome-factored oracle: the noise of a logged day is integrated out by the outcome model.
+
+    Q[t,g](s,a)   = sum_y P(y|s,a) * ( mbar(s,a,y) + G[t,g](s,a,y) )
+    G[t,g](s,a,y) = E[ V[t+1,g](s') | s, a, y ]            regression on logged next states
+
+Almost all noise of a logged target is in the day's outcome y: did the user respond, was the
+incentive redeemed? Its probabilities come from the outcome model (`response.py`), whose labels are
+pooled over all days; what is left to regress is nearly free of noise. The identity
+E[V|s,a] = sum_y P(y|s,a) E[V|s,a,y] holds for any log; it only stops helping where outcomes say
+nothing about the next state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from agents.common import files
+from agents.common.nets import Schedule, minimise, mlp, seeded
+from agents.common.values.fitted_q import AGE, Lesson
+from agents.common.values.response import OutcomeModel
+
+
+class NextValue(nn.Module):
+    """G[t]: the next morning's mean values, given state, incentive and outcome."""
+
+    centre: Tensor  # (D, G) of the targets
+    spread: Tensor  # (D, G)
+
+    def __init__(
+        self, n_in: int, n_actions: int, n_outcomes: int, shape: tuple[int, int], width: int,
+        joint: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(shape))
+        self.register_buffer("spread", torch.ones(shape))
+        self.trunk = nn.Sequential(mlp(n_in, width, 2), nn.Linear(width, joint))
+        # What was offered and what came of it shifts the last hidden layer only, so that one
+        # pass through the trunk serves every (incentive, outcome).
+        self.shift = nn.Parameter(0.1 * torch.randn(n_actions, n_outcomes, joint))
+        self.head = nn.Linear(joint, shape[0] * shape[1])
+
+    @classmethod
+    def rebuild(cls, state: Mapping[str, Tensor]) -> NextValue:
+        """The network whose `state_dict` this is."""
+        (n_actions, n_outcomes, joint), centre = state["shift"].shape, state["centre"]
+        width, n_in = state["trunk.0.0.weight"].shape
+        net = cls(n_in, n_actions, n_outcomes, (len(centre), centre.shape[1]), width, joint)
+        net.load_state_dict(dict(state))
+        return net.eval().requires_grad_(False)
+
+    def given(self, h: Tensor, shift: Tensor) -> Tensor:
+        """(n, D * G) standardised values for trunk output h and shifts, both (n, joint)."""
+        return self.head(nn.functional.silu(h + shift))
+
+
+class FactoredMember:
+    """Q of every day from an outcome model and one `NextValue` a day but the last."""
+
+    def __init__(
+        self,
+        outcomes: OutcomeModel,
+        uses: Tensor,
+        n_heads: int,
+        *,
+        width: int = 128,
+        joint: int = 64,
+        schedule: Schedule = Schedule(),
+        seed: int = 0,
+    ) -> None:
+        """uses: (K, m - 1) what each incentive takes of the limits other than money."""
+        self.outcomes, self.uses, self.schedule = outcomes, uses, schedule
+        n_in, (n_actions, n_outcomes) = len(outcomes.mean) + AGE, outcomes.seen.shape
+        shape = (2 + uses.shape[1], n_heads)
+        with seeded(seed):
+            self.net = NextValue(n_in, n_actions, n_outcomes, shape, width, joint).to(uses.device)
+        self.days: list[NextValue] = []  # the last days' networks, in order
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def learn(self, lesson: Lesson, day: int) -> float | None:
+        """Regress the next morning's values on (s, a, y); the last day has no next morning."""
+        if day == self.outcomes.horizon - 1:
+            return None
+        first, net = not self.days, self.net.requires_grad_(True)
+        net.centre = lesson.following.mean(0)
+        net.spread = lesson.following.std(0, correction=0).clamp(min=1e-6)
+        x = torch.cat([self._inputs(lesson.obs, day), lesson.age], dim=-1)
+        goal = ((lesson.following - net.centre) / net.spread).flatten(1)
+
+        def loss(rows: Tensor) -> Tensor:
+            shift = net.shift[lesson.action[rows], lesson.outcome[rows]]
+            return (net.given(net.trunk(x[rows]), shift) - goal[rows]).square().mean()
+
+        # Every network starts from the next day's; the first has further to go.
+        steps, batch, lr = self.schedule
+        last = minimise(
+            net.parameters(), loss, torch.arange(len(x)),
+            steps=steps * (4 if first else 1), batch=batch, lr=lr, generator=self.generator,
+        )  # fmt: skip
+        with torch.no_grad():
+            # Transitions of other days may teach the shape of the values, not their level.
+            own = lesson.own
+            shift = net.shift[lesson.action[own], lesson.outcome[own]]
+            left = (goal[own] - net.given(net.trunk(x[own]), shift)).mean(0)
+            net.centre = net.centre + net.spread * left.view_as(net.centre)
+        self.days.insert(0, NextValue.rebuild(net.state_dict()))
+        return last
+
+    def q(self, obs: Tensor, day: int, head: int | None = None) -> Tensor:
+        """(n, K, D, G) values-to-go at every price, or (n, K, D, 1) at one."""
+        now = self.outcomes(obs, torch.full((len(obs),), day, device=obs.device))
+        n, k = len(obs), now.probability.shape[1]
+        measured = torch.cat([torch.stack(now.mean(), dim=-1), self.uses.expand(n, -1, -1)], -1)
+        # Counted from the end, so that a pass under way can ask for the days it has fitted.
+        back = day - (self.outcomes.horizon - 1)
+        d, g = self.net.centre.shape
+        if back == 0:
+            return measured[..., None].expand(-1, -1, -1, g if head is None else 1).contiguous()
+        net = self.days[back]
+        heads = slice(None) if head is None else head + g * torch.arange(d)
+        h = net.trunk(nn.functional.pad(self._inputs(obs, day), (0, AGE)))
+        future = [self._mean_value(net, h, now.probability[:, a], a, heads) for a in range(k)]
+        return measured[..., None] + torch.stack(future, dim=1).unflatten(-1, (d, -1))
+
+    def _inputs(self, obs: Tensor, day: int) -> Tensor:
+        return self.outcomes.inputs(obs, torch.full((len(obs),), day, device=obs.device))
+
+    def _mean_value(
+        self, net: NextValue, h: Tensor, probability: Tensor, action: int, heads: Tensor | slice
+    ) -> Tensor:
+        """sum_y P(y|s,a) G(s,a,y), (n, D * heads); the last layer is linear and needed once."""
+        z = torch.zeros_like(h)
+        for y in self.outcomes.seen[action].nonzero()[:, 0]:
+            hidden = nn.functional.silu(h + net.shift[action, y])
+            z.addcmul_(probability[:, y, None], hidden)
+        standard = nn.functional.linear(z, net.head.weight[heads], net.head.bias[heads])
+        return standard * net.spread.flatten()[heads] + net.centre.flatten()[heads]
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that `rebuild` needs."""
+        tensors = files.prefixed("outcomes", self.outcomes) | {"uses": self.uses}
+        for t, net in enumerate(self.days):
+            tensors |= files.prefixed(f"next.{t}", net)
+        return tensors
+
+    @classmethod
+    def rebuild(cls, tensors: Mapping[str, Tensor], horizon: int) -> FactoredMember:
+        """The trained member that `state` described."""
+        outcomes = OutcomeModel.rebuild(files.under("outcomes", tensors), horizon)
+        days = [NextValue.rebuild(files.under(f"next.{t}", tensors)) for t in range(horizon - 1)]
+        n_heads = days[0].centre.shape[1] if days else 1
+        member = cls(outcomes, tensors["uses"], n_heads, width=8, joint=8)
+        member.days = days
+        return member

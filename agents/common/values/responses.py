@@ -1,0 +1,214 @@
+"""Best responses to a grid of prices, learned from a log in one pass, and what they are worth.
+
+The policy player of the game between prices and policies (Cai et al., WSDM 2023): methods that
+play it differ only in how they turn the responses into one policy for a budget.
+
+    outcome model -> support -> prices -> members, one pass backwards (`fitted_q.py`) -> frontier
+
+A method's `Config` extends `Settings`; its `fit` calls `learn_responses`, its model keeps the
+`Responses`, whose `mixed(weight)` is the policy that gives user i response k with probability
+`weight[k]` for the whole campaign.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.common import files
+from agents.common.games.frontier import Frontier
+from agents.common.nets import Schedule, Track, no_track
+from agents.common.tensors import Panel, panel
+from agents.common.types import Array
+from agents.common.values.acting import BestResponse, Responder
+from agents.common.values.factored_q import FactoredMember
+from agents.common.values.fitted_q import ActionValues, backward_pass, greedy_choice
+from agents.common.values.plain_q import PlainMember
+from agents.common.values.prices import choose_prices
+from agents.common.values.response import OutcomeModel, fit_members
+from agents.common.values.support import Support, fit_support, load_support
+from marketing_env import LoggedDataset, MixedPolicy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the oracle; the defaults serve logs of 10,000 to 500,000 users."""
+
+    oracle: Literal["factored", "plain"] = "factored"  # with or without the outcome model
+    folds: int = 4  # cross-fitted members; 1 learns faster and overestimates
+    prices: int = 14  # best responses between almost no and unconstrained spending
+    width: int = 128  # of every hidden layer
+    outcome_epochs: float = 8.0  # passes over the log for the outcome model
+    steps: int = 300  # gradient steps per day and member for the values
+    batch: int = 2048  # users per step
+    pooled: int = 200_000  # most transitions of other days that teach each day, four for a user
+    learning_rate: float = 5e-3  # of the values; the best of four on a payment_bonus log
+    least_support: float = 0.01  # logging probability below which an incentive is not chosen
+    pessimism: float = 0.0  # standard deviations between members by which gains are lowered
+    risk: float = 0.05  # accepted probability that estimation error makes the plan overspend
+    workers: int = 0  # threads; 0: as many as there are cores. Results do not depend on it
+    device: str = "cpu"
+    progress: bool = True  # show progress bars on a terminal
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Trained best responses, one for each row of `frontier.price`."""
+
+    frontier: Frontier
+    members: tuple[FactoredMember | PlainMember, ...] = field(repr=False)
+    n_actions: int
+    horizon: int
+    n_obs: int
+    pessimism: float = 0.0
+    support: Support | None = field(default=None, repr=False)  # None: the log tried everything
+
+    @property
+    def responder(self) -> Responder:
+        prices = torch.tensor(self.frontier.price, dtype=torch.float32)
+        return Responder(ActionValues(self.members), prices, self.support, self.pessimism)
+
+    def mixed(self, weight: Array) -> MixedPolicy:
+        """Each user follows response k with probability `weight[k]`, (G,)."""
+        used, responder = np.flatnonzero(weight), self.responder
+        parts = [BestResponse(responder, k, self.n_actions) for k in used.tolist()]
+        return MixedPolicy(parts, np.asarray(weight)[used])
+
+    def save(
+        self,
+        folder: Any,
+        method: str,
+        config: Settings,
+        more_tensors: Mapping[str, Tensor] | None = None,
+        **more: Any,
+    ) -> None:
+        """Write `model.safetensors` and `model.json`; `more` is kept in the latter."""
+        tensors = dict(more_tensors or {})
+        for e, member in enumerate(self.members):
+            tensors |= {f"member.{e}.{k}": v for k, v in member.state().items()}
+        if self.support is not None:
+            tensors |= files.prefixed("support", self.support)
+        arrays = {k: np.asarray(v).tolist() for k, v in asdict(self.frontier).items()}
+        sizes = {"n_actions": self.n_actions, "horizon": self.horizon, "n_obs": self.n_obs}
+        meta = {"config": asdict(config), "frontier": arrays, **sizes, **more}
+        files.save_model(folder, method, tensors, meta)
+
+    @classmethod
+    def load(cls, folder: Any, config: Settings, meta: Mapping[str, Any]) -> Responses:
+        """What `save` wrote; `config` and `meta` come from the same `model.json`."""
+        tensors = files.read_tensors(folder)
+        n_actions, horizon, n_obs = (meta[size] for size in ("n_actions", "horizon", "n_obs"))
+        kind = FactoredMember if config.oracle == "factored" else PlainMember
+        members = tuple(
+            kind.rebuild(files.under(f"member.{e}", tensors), horizon) for e in range(config.folds)
+        )
+        support = load_support(tensors, n_obs, n_actions, horizon, config.least_support)
+        frontier = Frontier.from_lists(meta["frontier"])
+        return cls(frontier, members, n_actions, horizon, n_obs, config.pessimism, support)
+
+
+def learn_responses(
+    log: LoggedDataset,
+    config: Settings = Settings(),
+    seed: int = 0,
+    *,
+    contacts: bool = False,
+    track: Track = no_track,
+) -> Responses:
+    """One pass over a log: best responses to every price of a grid, and their values.
+
+    Args:
+        contacts: put a price on contacts too.
+        track: receives learning curves, like TensorBoard's `add_scalar`.
+    """
+    data, workers = panel(log, config.device), config.workers or os.cpu_count() or 1
+    fold = torch.randperm(data.n_users, generator=torch.Generator().manual_seed(seed))
+    fold = fold % config.folds
+    # One member is enough to choose prices; the factored oracle needs one for every fold.
+    outcomes = fit_members(
+        data, fold, config.folds if config.oracle == "factored" else 1, workers=workers, seed=seed,
+        width=config.width, epochs=config.outcome_epochs, track=track, progress=config.progress,
+    )  # fmt: skip
+    support = fit_support(
+        log, data, least=config.least_support, seed=seed, track=track,
+        progress="support" if config.progress else None,
+    )  # fmt: skip
+    allowed, uses = support and support.allowed, limited(data, contacts)
+    prices = choose_prices(
+        data, outcomes[0], uses, config.prices, seed, allowed,
+        progress="price range" if config.progress else None,
+    )  # fmt: skip
+    members = _members(data, outcomes, uses, len(prices), config, seed)
+    first = backward_pass(
+        data, fold, members, greedy_choice(prices, allowed, config.pessimism),
+        (1 + prices.shape[1], len(prices)), pooled=min(config.pooled, 4 * data.n_users),
+        seed=seed, workers=workers, track=track,
+        progress="best responses" if config.progress else None,
+    )  # fmt: skip
+    frontier = frontier_of(log, first, fold, prices, config.risk)
+    for g, (reward, cost, *_) in enumerate(frontier.value):
+        track("frontier/reward", reward, g)
+        track("frontier/cost", cost, g)
+    sizes = data.n_actions, data.horizon, data.obs.shape[-1]
+    return Responses(frontier, tuple(members), *sizes, config.pessimism, support)
+
+
+def limited(data: Panel, contacts: bool) -> Tensor:
+    """(K, m - 1) what each incentive takes of the limits other than money."""
+    contact = (torch.arange(data.n_actions, device=data.obs.device) > 0).float()[:, None]
+    return contact[:, : int(contacts)]
+
+
+def _members(
+    data: Panel,
+    outcomes: list[OutcomeModel],
+    uses: Tensor,
+    n_heads: int,
+    config: Settings,
+    seed: int,
+) -> list[FactoredMember | PlainMember]:
+    schedule = Schedule(config.steps, config.batch, config.learning_rate)
+    width, seeds = config.width, range(seed * 1000, seed * 1000 + config.folds)
+    if config.oracle == "factored":
+        return [
+            FactoredMember(o, uses, n_heads, width=width, schedule=schedule, seed=s)
+            for o, s in zip(outcomes, seeds, strict=True)
+        ]
+    n_obs, horizon = data.obs.shape[-1], data.horizon
+    return [
+        PlainMember(n_obs, horizon, uses, n_heads, width=width, schedule=schedule, seed=s)
+        for s in seeds
+    ]
+
+
+def frontier_of(
+    log: LoggedDataset, first: Tensor, fold: Tensor, prices: Tensor, risk: float
+) -> Frontier:
+    """Means of V[0] over users; errors over users and between the members that judged them."""
+    v = first.double()
+    mean, error = v.mean(0), v.std(0) / len(v) ** 0.5
+    folds = int(fold.max()) + 1
+    if folds > 1:
+        by_fold = torch.stack([v[fold == f].mean(0) for f in range(folds)])
+        error = (error**2 + by_fold.var(0) / folds).sqrt()
+    # In one order of memory, as after loading: sums in another one differ in their last digit.
+    value, error = mean.T.contiguous().numpy(), error.T.contiguous()
+    # Networks round to single precision: without this, giving nothing would break a budget of 0.
+    cost = value[:, 1:]
+    value[:, 1:] = np.where(cost < 1e-6 * cost.max(axis=0), 0.0, cost)
+    logged, logged_error = _logged(log, value.shape[1] - 1)
+    price = prices.double().numpy()
+    return Frontier(price, value, error.numpy(), logged, logged_error, risk)
+
+
+def _logged(log: LoggedDataset, m: int) -> tuple[Array, Array]:
+    """(1 + m,) campaign means per user of the log, and their standard errors."""
+    measured = (log.reward, log.cost, log.action > 0)[: 1 + m]
+    total = np.stack([np.where(log.valid, x, 0).sum(axis=1) for x in measured], axis=1)
+    return total.mean(axis=0), total.std(axis=0) / len(total) ** 0.5

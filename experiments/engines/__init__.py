@@ -1,0 +1,1 @@
+"""The same allocation on more machines."""

@@ -1,0 +1,84 @@
+"""The verdict: the main method against every offline baseline, at each budget of each setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import agents
+from experiments.methods import method_names
+from experiments.reporting.comparisons import variants
+from experiments.reporting.runs import REFERENCES, Groups, Run, by_method
+from experiments.reporting.statistics import Difference, difference
+
+AHEAD, OPEN, BEHIND = "ahead", "not clear", "behind"
+
+
+class Duel(NamedTuple):
+    """The main method against one baseline in one setting."""
+
+    setting: str
+    baseline: str
+    shares: tuple[float, ...]  # budgets, as shares of the unconstrained optimum's spend
+    difference: Difference
+
+    def outcome(self, budget: int) -> str:
+        """AHEAD or BEHIND where the 95 % interval leaves no other sign, else OPEN."""
+        d = self.difference
+        if d.low[budget] > 0:
+            return AHEAD
+        return BEHIND if d.high[budget] < 0 else OPEN
+
+    @property
+    def wins(self) -> bool:
+        return all(self.outcome(b) == AHEAD for b in range(len(self.shares)))
+
+
+def baselines(groups: Groups, main: str) -> list[str]:
+    """Methods that learn from the log alone: no references, no variants of the main method."""
+    found = variants(groups)
+    own = set(found.changes) if found and found.base == main else set()
+    return [m for m in groups if m not in {main, *REFERENCES, *own} and _is_offline(m)]
+
+
+def _is_offline(method: str) -> bool:
+    """Files of agents/ that are no learner from logs need the simulator."""
+    return method in method_names() or not (Path(agents.__path__[0]) / f"{method}.py").exists()
+
+
+def duels(settings: Mapping[Path, Sequence[Run]], main: str) -> list[Duel]:
+    """Every comparison that the results allow, in their order."""
+    found = []
+    for place, runs in settings.items():
+        groups = by_method(runs)
+        for other in baselines(groups, main) if main in groups else ():
+            shares = tuple(row["budget_share"] for row in groups[main][0]["rows"])
+            gap = difference(groups[main], groups[other])
+            found.append(Duel(place.name, other, shares, gap))
+    return found
+
+
+def hardest(found: Iterable[Duel], budget: int) -> Duel:
+    """The duel whose interval reaches lowest at a budget: the baseline that comes closest."""
+
+    def reach(duel: Duel) -> float:
+        low = duel.difference.low[budget]
+        return float(duel.difference.value[budget] if np.isnan(low) else low)
+
+    return min(found, key=reach)
+
+
+def by_setting(found: Iterable[Duel]) -> dict[str, list[Duel]]:
+    groups: dict[str, list[Duel]] = {}
+    for duel in found:
+        groups.setdefault(duel.setting, []).append(duel)
+    return groups
+
+
+def points(d: Difference, budget: int) -> str:
+    """A difference in words: `+3.1 ± 1.2`."""
+    half = d.half[budget]
+    return f"{d.value[budget]:+.1f}" + ("" if np.isnan(half) else f" ± {half:.1f}")

@@ -1,0 +1,1 @@
+"""Trials of one decision per user: data, protocols, tables."""
