@@ -37,9 +37,8 @@ def timed(task: Callable[[], Any], data: Sequence[Array] = (), repeats: int = 5)
     answer, took = _run(task)
     memory = (tracemalloc.get_traced_memory()[1] - before) / 1e6
     tracemalloc.stop()
-    pairs = [(_run(lambda: read(data))[1], took)]
-    if took < _LONG:
-        pairs = [(_run(lambda: read(data))[1], _run(task)[1]) for _ in range(repeats)]
+    runs = repeats if took < _LONG else 1  # tracing slows a task down: it is never what is timed
+    pairs = [(_run(lambda: read(data))[1], _run(task)[1]) for _ in range(runs)]
     seconds = float(np.median([own for _, own in pairs]))
     reads = float(np.median([own / plain for plain, own in pairs])) if len(data) else np.nan
     return Timing(answer, seconds, reads, memory)
