@@ -25,6 +25,9 @@ Curve = tuple[list[int], list[float]]
 STYLES = {
     "oracle": ("#000000", ""),
     "perfect_myopic": ("#7f7f7f", "x"),
+    "logging": ("#8c8c8c", "d"),
+    "uniform": ("#999999", "+"),
+    "none": ("#b3b3b3", "_"),
     "mixed_policy": ("#0072B2", "o"),
     "greedy_uplift": ("#D55E00", "s"),
     "dfcl": ("#009E73", "^"),
