@@ -69,11 +69,12 @@ _CONFIGS = {"conditional_gradient": {"solver": "conditional_gradient"}}
 DEMO = Suite(
     settings=(
         Setting(
-            "demo", "payment_bonus", log_users=30_000, test_users=500,
+            "demo", "payment_bonus", log_users=20_000, test_users=500,
             test_seeds=tuple(range(1_000, 1_008)), repeats=3,
         ),
     ),
     methods=METHODS,
+    configs={"mixed_policy": {"steps": 120}},  # for minutes, not a quarter of an hour
 )  # fmt: skip
 
 # Which log of which campaign; the first four are those of `small`.
