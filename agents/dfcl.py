@@ -38,7 +38,6 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -50,17 +49,17 @@ from torch import Tensor
 from agents.common.knapsack import cost_curve
 from agents.common.nets import Track, no_track
 from agents.common.one_day import decision_losses, predictors
-from agents.common.one_day.calibration import calibrate, logged_of, overspend, read_calibrated
+from agents.common.one_day.calibration import logged_of, overspend, read_calibrated
 from agents.common.one_day.daily import DailyModel, Response, fit_daily, load_daily
 from agents.common.one_day.decision_losses import Clip
+from agents.common.one_day.focused import Warm, evenly, fit_member
 from agents.common.one_day.predictors import Predictor, fit_predictor, train_on
-from agents.common.one_day.representation import Fitting, UserDays, user_days
+from agents.common.one_day.representation import UserDays
 from agents.common.types import Array
 from marketing_env import LoggedDataset
 
 METHOD = "dfcl"
 
-_HELD_OUT = 0.2  # of a member's users, to choose the best state
 _SAMPLE = 20_000  # user-days that show prices and gaps
 _JUDGED = 50_000  # held-out user-days, at most, that judge a state
 _SHARES = (0.9, 0.01)  # of the unconstrained spend, between which prices bind
@@ -104,7 +103,10 @@ def fit(
     _check(config)
 
     def learn(users: Array, member: int) -> Response:
-        return _learn(log, users, config, seed, member, track)
+        def focus(warm: Warm) -> None:
+            _decide(warm, log, config)
+
+        return fit_member(log, users, config, seed, member, track, _JUDGED, focus)
 
     return fit_daily(METHOD, log, config, learn, seed=seed, track=track)
 
@@ -129,7 +131,7 @@ class Prices(NamedTuple):
 
 def choose_prices(predictor: Predictor, rows: UserDays, count: int) -> Prices:
     """Prices at which geometric shares of the unconstrained spend bind, by predictions on rows."""
-    few = _some(rows, _SAMPLE)
+    few = evenly(rows, _SAMPLE)
     with torch.no_grad():
         expected = predictor(few)
     curve = cost_curve(*expected.double().unbind(-1))
@@ -188,35 +190,11 @@ def _check(config: Config) -> None:
         raise ValueError("weighted = False: allowed with the losses pll, merl and ifd")
 
 
-def _learn(
-    log: LoggedDataset, users: Array, config: Config, seed: int, member: int, track: Track
-) -> Response:
-    seed, tag = seed * 1000 + member, f"response/member_{member}"
-    order = np.random.default_rng([seed, 6]).permutation(users)
-    cut = max(1, round(_HELD_OUT * len(order)))
-    learned = order[cut:] if len(order) > 1 else order
-    rows = user_days(log, learned)
-    fitting = Fitting(
-        config.warm_epochs, config.batch, seed=seed, track=track, progress=config.progress
-    )
-
-    def warm(rows: UserDays, name: str) -> Predictor:
-        return fit_predictor(config.network, log, rows, config.width, fitting, f"{tag}/{name}")
-
-    predictor = warm(rows, "warm")
-    if config.epochs:
-        prices = choose_prices(predictor, rows, config.prices)
-        held = _some(user_days(log, order[:cut]), _JUDGED)
-        model = _out_of_half(rows, warm, seed) if config.loss == "dr" else None
-        _decide(predictor, rows, held, prices, model, config, fitting, tag)
-    return calibrate(predictor.response(), log, np.setdiff1d(np.arange(log.n_users), learned))
-
-
-def _decide(
-    predictor: Predictor, rows: UserDays, held: UserDays, prices: Prices, model: Tensor | None,
-    config: Config, fitting: Fitting, tag: str,
-) -> None:  # fmt: skip
+def _decide(warm: Warm, log: LoggedDataset, config: Config) -> None:
     """Train by both losses."""
+    predictor, rows, held, fitting, tag = warm
+    prices = choose_prices(predictor, rows, config.prices)
+    model = _out_of_half(warm, log, config) if config.loss == "dr" else None
     with torch.no_grad():
         known, happened = predictor(held), logged_of(held)
 
@@ -244,17 +222,18 @@ def _decide(
     train_on(predictor, loss, judge, rows, fitting, f"{tag}/both")
 
 
-def _out_of_half(rows: UserDays, warm: Callable[[UserDays, str], Predictor], seed: int) -> Tensor:
+def _out_of_half(warm: Warm, log: LoggedDataset, config: Config) -> Tensor:
     """(m, K, 2) predictions, each half of the users by a network that saw the other half."""
+    rows, fitting = warm.rows, warm.fitting
     users, number = rows.user.unique(return_inverse=True)
-    half = torch.randperm(len(users), generator=torch.Generator().manual_seed(seed))[number] % 2
+    generator = torch.Generator().manual_seed(fitting.seed)
+    half = torch.randperm(len(users), generator=generator)[number] % 2
     first, second = (
-        warm(rows.take((half != part).nonzero()[:, 0]), f"half_{part}") for part in (0, 1)
-    )
+        fit_predictor(
+            config.network, log, rows.take((half != part).nonzero()[:, 0]), config.width, fitting,
+            f"{warm.tag}/half_{part}",
+        )
+        for part in (0, 1)
+    )  # fmt: skip
     with torch.no_grad():
         return torch.where((half == 0)[:, None, None], first(rows), second(rows))
-
-
-def _some(rows: UserDays, most: int) -> UserDays:
-    """Evenly drawn rows."""
-    return rows.take(torch.linspace(0, len(rows.arm) - 1, min(len(rows.arm), most)).long())

@@ -47,7 +47,7 @@ from torch import Tensor
 
 from agents.common.nets import Track, no_track
 from agents.common.one_day import predictors
-from agents.common.one_day.calibration import calibrate, logged_of, overspend, read_calibrated
+from agents.common.one_day.calibration import logged_of, overspend, read_calibrated
 from agents.common.one_day.daily import DailyModel, Response, fit_daily, load_daily
 from agents.common.one_day.eom_gradients import (
     Kind,
@@ -59,14 +59,14 @@ from agents.common.one_day.eom_gradients import (
     means,
     prices_that_spend,
 )
-from agents.common.one_day.predictors import Predictor, fit_predictor, train_on
-from agents.common.one_day.representation import Fitting, UserDays, user_days
+from agents.common.one_day.focused import Warm, evenly, fit_member
+from agents.common.one_day.predictors import Predictor, train_on
+from agents.common.one_day.representation import UserDays
 from agents.common.types import Array
 from marketing_env import LoggedDataset
 
 METHOD = "end_to_end"
 
-_HELD_OUT = 0.2  # of a member's users, to choose the best state
 _JUDGED = 20_000  # user-days, at most, that judge a state
 _SHARES = (0.03, 0.75)  # of the range of mean daily costs, between which budgets lie
 
@@ -107,7 +107,10 @@ def fit(
     _check(config)
 
     def learn(users: Array, member: int) -> Response:
-        return _learn(log, users, config, seed, member, track)
+        def focus(warm: Warm) -> None:
+            _regularise(warm, Task.of(warm.rows, log.n_actions, config.budgets), config)
+
+        return fit_member(log, users, config, seed, member, track, _JUDGED, focus)
 
     return fit_daily(METHOD, log, config, learn, seed=seed, track=track)
 
@@ -189,31 +192,10 @@ def _check(config: Config) -> None:
             raise ValueError(f"{name} = {found}: allowed is {least} or more")
 
 
-def _learn(
-    log: LoggedDataset, users: Array, config: Config, seed: int, member: int, track: Track
-) -> Response:
-    seed, tag = seed * 1000 + member, f"response/member_{member}"
-    order = np.random.default_rng([seed, 6]).permutation(users)
-    cut = max(1, round(_HELD_OUT * len(order)))
-    learned = order[cut:] if len(order) > 1 else order
-    rows = user_days(log, learned)
-    fitting = Fitting(
-        config.warm_epochs, config.batch, seed=seed, track=track, progress=config.progress
-    )
-    predictor = fit_predictor(config.network, log, rows, config.width, fitting, f"{tag}/warm")
-    if config.epochs:
-        task = Task.of(rows, log.n_actions, config.budgets)
-        held = _some(user_days(log, order[:cut]))
-        _regularise(predictor, task, rows, held, config, fitting, tag)
-    return calibrate(predictor.response(), log, np.setdiff1d(np.arange(log.n_users), learned))
-
-
-def _regularise(
-    predictor: Predictor, task: Task, rows: UserDays, held: UserDays, config: Config,
-    fitting: Fitting, tag: str,
-) -> None:  # fmt: skip
+def _regularise(warm: Warm, task: Task, config: Config) -> None:
     """Train by both losses."""
-    few = _some(rows)
+    predictor, rows, held, fitting, tag = warm
+    few = evenly(rows, _JUDGED)
     with torch.no_grad():
         h = task.gap(predictor(few), few)
     goal = MarketingGoal(
@@ -240,8 +222,3 @@ def _regularise(
 
     fitting = fitting._replace(epochs=config.epochs, learning_rate=config.learning_rate)
     train_on(predictor, loss, judge, rows, fitting, f"{tag}/both")
-
-
-def _some(rows: UserDays) -> UserDays:
-    """Evenly drawn rows."""
-    return rows.take(torch.linspace(0, len(rows.arm) - 1, min(len(rows.arm), _JUDGED)).long())

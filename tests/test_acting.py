@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.common.values.acting import Responder, left_out
+from agents.common.buckets import left_out
+from agents.common.values.acting import Responder
 from agents.common.values.fitted_q import ActionValues
 from marketing_env import DayView, MixedPolicy, RandomPolicy
 

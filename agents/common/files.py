@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
+
+from agents.common.types import Array
 
 if TYPE_CHECKING:  # serving reads descriptions without torch
     from torch import Tensor, nn
 
 FORMAT = 1
+W = TypeVar("W")  # a tensor or an array
 
 
 def save_model(
@@ -66,6 +69,17 @@ def read_tensors(folder: str | Path) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
+    return _weights(folder, load_file)
+
+
+def read_arrays(folder: str | Path) -> dict[str, Array]:
+    """The same without torch."""
+    from safetensors.numpy import load_file
+
+    return _weights(folder, load_file)
+
+
+def _weights(folder: str | Path, load_file: Callable[[Path], dict[str, W]]) -> dict[str, W]:
     path = Path(folder) / "model.safetensors"
     try:
         return dict(load_file(path))

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from agents.common.buckets import left_out
 from agents.common.games.frontier import Frontier
 from agents.common.games.game import InfeasibleError
 from agents.common.knapsack import CostCurve, cost_curve
@@ -238,11 +239,6 @@ def upper_hull(reward: Array, cost: Array) -> list[int]:
             edge.pop()
         edge.append(g)
     return edge
-
-
-def left_out(bucket: Array, members: int) -> Array:
-    """(n,) the member that does not serve a user; see `acting.left_out`."""
-    return np.asarray(bucket * 2.0**26 % members).astype(np.int64)
 
 
 class PricedDay:

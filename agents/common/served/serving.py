@@ -26,10 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from agents.common.files import read_meta
+from agents.common.files import read_arrays, read_meta
 from agents.common.served.inference import Weights
 from agents.common.served.served_policies import (
     Clusters,
@@ -130,19 +128,6 @@ def serve(folder: str | Path, budget: float, **limits: float) -> Server:
     if isinstance(rule, Responses):
         rule.weigh(budget)
     return Server(rule, budget, horizon, n_obs)
-
-
-def read_arrays(folder: str | Path) -> dict[str, Array]:
-    """The weights of a saved model.
-
-    Raises:
-        ValueError: if their file is missing or damaged.
-    """
-    path = Path(folder) / "model.safetensors"
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} holds no weights: {error}") from error
 
 
 def _read(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.common.buckets import left_out
 from agents.common.games.frontier import Frontier
 from agents.common.games.game import InfeasibleError, solve_master
 from agents.common.types import Array
@@ -75,14 +76,6 @@ class Responder:
                 for start in range(0, len(users), _ROWS):
                     rows = users[start : start + _ROWS]
                     yield rows, torch.as_tensor(view.obs[rows]), acting
-
-
-def left_out(bucket: Array, members: int) -> Array:
-    """(n,) the member that does not serve a user.
-
-    From late digits of the bucket, the early ones say which part of a mixture the user follows.
-    """
-    return np.asarray(bucket * 2.0**26 % members).astype(np.int64)
 
 
 class BestResponse:
