@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,27 +66,32 @@ def days(
     policy: Policy,
     config: CampaignConfig,
     users: Users,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     budget: float = float("inf"),
 ) -> Iterator[Day]:
     """Run one campaign and yield its days.
 
     Args:
         seed: of the campaign's luck; the same for two policies makes their comparison paired.
+            Several seeds are the luck of as many populations of equal size, one after another.
         budget: hard limit in currency per user; n * budget is held, an offer is made only if its
             face value can be reserved, and what is not redeemed is released at night.
 
     Raises:
-        ValueError: if the budget is negative or the policy's answer is no distribution.
+        ValueError: if the budget is negative, the policy's answer is no distribution, or the users
+            are not as many for every seed.
     """
     if not budget >= 0:
         raise ValueError(f"budget = {budget!r}: allowed are numbers of at least 0")
     n, state, money = users.n, users.start, budget * users.n
+    seeds: list[int] = np.atleast_1d(seed).tolist()
+    if n % len(seeds):
+        raise ValueError(f"{n} users, {len(seeds)} seeds: allowed are as many users for every seed")
     for day in range(config.horizon):
         left = money / max(n, 1)
         view = DayView(dynamics.observe(config, users, state, day), users.bucket, day, left)
         probs = check_probs(policy.probs(view), n, config.n_actions)
-        chance = dynamics.luck(seed, day, n)
+        chance = np.concatenate([dynamics.luck(s, day, n // len(seeds)) for s in seeds])
         wanted = draw(probs, chance[:, dynamics.CHOOSE])
         refused, outcome = serve(config, users, state, wanted, day, chance, money)
         money, state = money - outcome.cost.sum(), outcome.state

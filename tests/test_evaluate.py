@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -44,6 +45,17 @@ def test_values_are_the_means_of_the_campaigns() -> None:
     assert_allclose(result.reward, [log.reward.sum(axis=1).mean() for log in logs])
     assert_allclose(result.cost, [log.spend for log in logs])
     assert_array_equal(result.refused, [0.0, 0.0])
+
+
+def test_populations_of_several_audiences_keep_their_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = ProductionPolicy(CONFIG)
+    whole = evaluate(policy, CONFIG, n_users=20, seeds=5, repeats=2)
+    monkeypatch.setattr(import_module("marketing_env.evaluate"), "_AUDIENCE", 70)
+    parts = evaluate(policy, CONFIG, n_users=20, seeds=5, repeats=2)
+    assert_allclose(parts.reward, whole.reward)
+    assert_allclose(parts.contacts, whole.contacts)
 
 
 def test_a_number_of_seeds_means_the_first_ones() -> None:

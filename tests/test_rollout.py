@@ -105,6 +105,12 @@ def test_more_users_leave_the_first_ones_alone() -> None:
         assert_array_equal(getattr(small, name), getattr(large, name)[:20])
 
 
+def test_every_seed_has_as_many_users() -> None:
+    users = sample_users(CONFIG, 9, seed=0)
+    with pytest.raises(ValueError, match="9 users, 2 seeds"):
+        next(days(RandomPolicy(K), CONFIG, users, seed=(0, 1)))
+
+
 def test_seeds_differ_and_repeat() -> None:
     logs = [rollout(RandomPolicy(K), CONFIG, 20, seed) for seed in (0, 0, 1)]
     assert_array_equal(logs[0].obs, logs[1].obs)
