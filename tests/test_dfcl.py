@@ -14,12 +14,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor
 
 from agents.common.one_day.daily import DailyModel, solve_day
+from agents.common.one_day.decisions import Prices, choose_prices, decision_value
 from agents.common.one_day.eom import terms
 from agents.common.one_day.eom_gradients import allocate, prices_that_spend
 from agents.common.one_day.predictors import MultiTaskPredictor
 from agents.common.one_day.representation import Fitting, UserDays, fit_representation, user_days
 from agents.common.types import Array
-from agents.dfcl import Config, Prices, choose_prices, decision_loss, decision_value, fit
+from agents.dfcl import Config, decision_loss, fit
 from marketing_env import LoggedDataset, OneShotConfig, RandomPolicy, Trial, lbcf, preset, rollout
 
 torch.set_num_threads(1)
