@@ -52,15 +52,15 @@ GAMES = (
 )  # fmt: skip
 # Every learner that needs a log alone and no further library.
 OFFLINE = ("mixed_policy", *PUBLISHED, *GAMES, "budgeted_fitted_q", "behaviour_cloning")
-# Settings for small logs: fewer and shorter gradient steps.
+# Settings for small logs, which fewer gradient steps exhaust.
 _BRIEF: dict[str, dict[str, Any]] = {
-    "mixed_policy": {"steps": 80},
+    "mixed_policy": {"steps": 300},
     "bcorle": {"steps": 3_000},
-    "bcrlsp": {"steps": 80},
-    "decision_transformer": {"steps": 80, "updates": 600, "users": 5_000},
-    **{name: {"steps": 80} for name in GAMES},
-    "conditional_gradient": {"steps": 80, "solver": "conditional_gradient"},
-    "budgeted_fitted_q": {"steps": 80},
+    "bcrlsp": {"steps": 300},
+    "decision_transformer": {"steps": 300, "updates": 600, "users": 5_000},
+    **{name: {"steps": 300} for name in GAMES},
+    "conditional_gradient": {"steps": 300, "solver": "conditional_gradient"},
+    "budgeted_fitted_q": {"steps": 300},
 }
 _VARIANTS = {"conditional_gradient": "approachability"}
 _CONFIGS = {"conditional_gradient": {"solver": "conditional_gradient"}}
@@ -74,7 +74,7 @@ DEMO = Suite(
         ),
     ),
     methods=METHODS,
-    configs={"mixed_policy": {"steps": 120}},  # for minutes, not a quarter of an hour
+    configs={"mixed_policy": {"steps": 300}},  # for minutes, not a quarter of an hour
 )  # fmt: skip
 
 # Which log of which campaign; the first four are those of `small`.

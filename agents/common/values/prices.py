@@ -13,7 +13,8 @@ from agents.common.values.factored_q import FactoredMember
 from agents.common.values.fitted_q import Allowed, backward_pass, greedy_choice
 from agents.common.values.response import OutcomeModel
 
-_USERS = 6000  # enough to see what a price spends to a few per cent
+_USERS = 6000  # enough to see what a price spends to a tenth or so
+_SHARES = (0.95, 0.015)  # first and last share of the unconstrained spend
 _CONTACTS = (0.7, 0.4, 0.2, 0.08)  # shares of the contacts without a price on them
 
 
@@ -26,7 +27,7 @@ def choose_prices(
     allowed: Allowed | None = None,
     progress: str | None = None,
 ) -> Tensor:
-    """(G, m) prices at which spending falls geometrically from unconstrained to 1 %, then inf.
+    """(G, m) prices at which spending falls geometrically from all to almost nothing, then inf.
 
     A rough backward pass on a few users over a wide grid shows what each price would spend. The
     wide grid is centred on what a unit of money earns on the same day. With a second limit, every
@@ -46,14 +47,14 @@ def choose_prices(
         wide = torch.nn.functional.pad(wide, (0, 1))
         wide = torch.cat([wide, torch.stack([free, contact], dim=1)])
     member = FactoredMember(
-        outcomes, uses, len(wide), width=64, joint=48, schedule=Schedule(30, 1024), seed=seed
+        outcomes, uses, len(wide), width=64, joint=48, schedule=Schedule(120, 256), seed=seed
     )
     choose = greedy_choice(wide, allowed)
     fold = torch.zeros(few.n_users, dtype=torch.long)
     shape = (wide.shape[1] + 1, len(wide))
     first = backward_pass(few, fold, [member], choose, shape, progress=progress)
     worth = first.mean(0).double().numpy()
-    grid = _spread(wide[:19, 0], worth[1, :19], np.geomspace(0.9, 0.01, count - 1))
+    grid = _spread(wide[:19, 0], worth[1, :19], np.geomspace(*_SHARES, count - 1))
     if not uses.shape[1]:
         return torch.tensor([*grid, np.inf], dtype=torch.float32)[:, None]
     by_contact = worth[2, [0, *range(19, len(wide))]]
