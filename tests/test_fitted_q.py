@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -282,6 +283,52 @@ def test_days_without_the_user_are_skipped() -> None:
     worth = torch.gather(judge, 1, rich[:, None, None].expand(-1, 1, 2, -1))[:, 0]
     assert_allclose(first[:50], worth[:50], rtol=1e-5, atol=1e-6)
     assert not torch.allclose(first[50:], worth[50:])
+
+
+@ORACLES
+@pytest.mark.parametrize("pooled", [0, 200])
+def test_a_day_without_anybody_is_passed_over(oracle: str, pooled: int) -> None:
+    """Every morning is worth what the next one on which somebody is there is worth."""
+    data = panel(rollout(RandomPolicy(K), CONFIG, 100, seed=5))
+    for day in (T - 1, T - 2, 2):
+        data.valid[:, day] = False
+        fold = torch.arange(100) % 2
+        members = members_of(data, fold, 2, oracle, steps=4, batch=64)
+        shape = (2, len(PRICES))
+        first = backward_pass(data, fold, members, greedy_choice(PRICES), shape, pooled=pooled)
+        assert first.isfinite().all()
+        assert first[:, 0].abs().max() < 100  # of rewards of at most 1 a day
+
+
+def test_what_a_log_shows_of_the_next_morning() -> None:
+    log = rollout(RandomPolicy(K), CONFIG, 4, seed=5)
+    data = panel(log)
+    data.valid[0, 3:] = False  # leaves
+    data.valid[1, 2] = False  # is away for a day
+    data.valid[2, 0] = False  # comes late
+    leaves, stays = torch.zeros(4, T, dtype=torch.bool), data.valid.clone()
+    leaves[0, 2] = True
+    stays[0, 2] = stays[1, 1] = False
+    assert_array_equal(data.leaves, leaves)
+    assert_array_equal(data.stays, stays)
+    data = panel(log)
+    assert data.stays.all()
+    # A log that ends with the last day repeats its observation.
+    ended = replace(data, obs=torch.cat([data.obs[:, :T], data.obs[:, T - 1 : T]], dim=1))
+    assert not ended.stays[:, -1].any()
+    assert ended.stays[:, :-1].all()
+
+
+def test_the_calendar_is_read_off_those_who_are_there() -> None:
+    log = rollout(RandomPolicy(K), CONFIG, 50, seed=5)
+    columns, values = panel(log).calendar
+    assert len(columns)
+    gone = panel(log)
+    gone.valid[::3, 2:] = False
+    gone.obs[::3, 2:] = gone.obs[::3, 1:2].clone()  # as a table leaves them
+    found, shown = gone.calendar
+    assert_array_equal(found, columns)
+    assert_array_equal(shown, values)
 
 
 def test_greedy_weighs_money_by_its_price() -> None:

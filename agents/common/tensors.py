@@ -35,13 +35,34 @@ class Panel:
         return int(self.action.shape[1])
 
     @cached_property
+    def stays(self) -> Tensor:
+        """(n, T) bool: the log shows the user on the next morning too."""
+        # A log without a last morning repeats the day's observation there.
+        last = (self.obs[:, -1] != self.obs[:, -2]).any().expand(self.n_users, 1)
+        return self.valid & torch.cat([self.valid[:, 1:], last], dim=1)
+
+    @cached_property
+    def leaves(self) -> Tensor:
+        """(n, T) bool: the user is not seen again, though the campaign goes on."""
+        days_left = self.valid.flip(1).cumsum(1).flip(1)
+        left = self.valid & (days_left == 1)
+        left[:, -1] = False
+        return left
+
+    @cached_property
     def calendar(self) -> tuple[Tensor, Tensor]:
         """Columns of the observation that are the same for everyone on a day, and their values.
 
         (c,) column numbers and (T + 1, c) values.
         """
-        same = (self.obs == self.obs[:1]).all(0).all(0).nonzero()[:, 0]
-        return same, self.obs[0, :, same]
+        n_days, n_obs = self.obs.shape[1:]
+        same, values = torch.ones(n_obs, dtype=torch.bool), torch.zeros(n_days, n_obs)
+        for day, there in enumerate([*self.valid.unbind(1), self.valid[:, -1]]):
+            if len(seen := self.obs[there, day]):
+                same &= (seen == seen[0]).all(0).cpu()
+                values[day] = seen[0]
+        columns = same.nonzero()[:, 0]
+        return columns.to(self.obs.device), values[:, columns].to(self.obs.device)
 
     def at(self, users: Tensor, day: Tensor, shown: int) -> Tensor:
         """(n, d) observations of user-days, as if the calendar showed another day."""

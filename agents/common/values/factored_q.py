@@ -83,6 +83,9 @@ class FactoredMember:
         """Regress the next morning's values on (s, a, y); the last day has no next morning."""
         if day == self.outcomes.horizon - 1:
             return None
+        if not len(lesson.user):
+            self.days.insert(0, self.days[0] if self.days else self._nothing())
+            return None
         first, net = not self.days, self.net.requires_grad_(True)
         net.centre = lesson.following.mean(0)
         net.spread = lesson.following.std(0, correction=0).clamp(min=1e-6)
@@ -101,10 +104,10 @@ class FactoredMember:
         )  # fmt: skip
         with torch.no_grad():
             # Transitions of other days may teach the shape of the values, not their level.
-            own = lesson.own
-            shift = net.shift[lesson.action[own], lesson.outcome[own]]
-            left = (goal[own] - net.given(net.trunk(x[own]), shift)).mean(0)
-            net.centre = net.centre + net.spread * left.view_as(net.centre)
+            if len(own := lesson.own):
+                shift = net.shift[lesson.action[own], lesson.outcome[own]]
+                left = (goal[own] - net.given(net.trunk(x[own]), shift)).mean(0)
+                net.centre = net.centre + net.spread * left.view_as(net.centre)
         self.days.insert(0, NextValue.rebuild(net.state_dict()))
         return last
 
@@ -123,6 +126,11 @@ class FactoredMember:
         h = net.trunk(nn.functional.pad(self._inputs(obs, day), (0, AGE)))
         future = [self._mean_value(net, h, now.probability[:, a], a, heads) for a in range(k)]
         return measured[..., None] + torch.stack(future, dim=1).unflatten(-1, (d, -1))
+
+    def _nothing(self) -> NextValue:
+        """What a morning is worth after which nobody is seen."""
+        state = self.net.state_dict()
+        return NextValue.rebuild(state | {"spread": torch.zeros_like(state["spread"])})
 
     def _inputs(self, obs: Tensor, day: int) -> Tensor:
         return self.outcomes.inputs(obs, torch.full((len(obs),), day, device=obs.device))

@@ -151,14 +151,14 @@ def backward_pass(
         shape: (D, G), coordinates and heads.
         pooled: transitions of other days that teach each day beside its own. They are shown with
             the day's calendar and next morning, so they help where users move alike on all days;
-            `Lesson.age` tells them apart where not. None are taken from logs with missing days,
-            whose next mornings are not all known.
+            `Lesson.age` tells them apart where not. Days before a gap, whose next morning is not
+            known, teach nothing here.
         workers: threads; the result does not depend on their number.
         progress: label of the progress bar; None shows none.
     """
     value = torch.zeros(data.n_users, *shape, device=data.obs.device)
     generator = torch.Generator().manual_seed(seed)
-    pooled = pooled if data.valid.all() and data.horizon > 1 else 0
+    pooled = pooled if data.horizon > 1 else 0
     days = range(data.horizon - 1, -1, -1)
     with ThreadPoolExecutor(workers) as pool:
 
@@ -179,7 +179,10 @@ def backward_pass(
                     torch.randint(n, (pooled,), generator=generator)
                     for n in (data.n_users, data.horizon)
                 )
+                known = (data.stays | data.leaves)[user, then]
+                user, then = user[known], then[known]
                 following = values(data.at(user, then + 1, day + 1), user, day + 1)
+                following[data.leaves[user, then]] = 0
                 lesson = lesson.add(lesson_of(data, user, then, day, following))
             teach = partial(_teach, members, lesson, fold, day)
             for f, loss in enumerate(pool.map(teach, range(len(members)))):

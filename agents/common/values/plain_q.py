@@ -73,8 +73,11 @@ class PlainMember:
         self.days: list[ActionValue] = []  # of the last days, in order
         self.generator = torch.Generator().manual_seed(seed)
 
-    def learn(self, lesson: Lesson, day: int) -> float:
+    def learn(self, lesson: Lesson, day: int) -> float | None:
         """Regress the day's measurement plus the next morning's values on (s, a)."""
+        if not len(lesson.user):
+            self.days.insert(0, self.days[0] if self.days else self._nothing())
+            return None
         net = self.net.requires_grad_(True)
         measured = torch.cat([lesson.measured, self.uses[lesson.action]], dim=-1)
         target = measured[..., None] + lesson.following
@@ -97,9 +100,9 @@ class PlainMember:
         )  # fmt: skip
         with torch.no_grad():
             # Transitions of other days may teach the shape of the values, not their level.
-            own = lesson.own
-            left = goal[own] - net(x[own])[torch.arange(len(own)), lesson.action[own]]
-            net.centre = net.centre + net.spread * left.mean(0)
+            if len(own := lesson.own):
+                left = goal[own] - net(x[own])[torch.arange(len(own)), lesson.action[own]]
+                net.centre = net.centre + net.spread * left.mean(0)
         self.days.insert(0, ActionValue.rebuild(net.state_dict()))
         return last
 
@@ -126,6 +129,11 @@ class PlainMember:
         )
         member.days = days
         return member
+
+    def _nothing(self) -> ActionValue:
+        """What a day is worth on which nobody is seen, nor later."""
+        state = self.net.state_dict()
+        return ActionValue.rebuild(state | {"spread": torch.zeros_like(state["spread"])})
 
     def _inputs(self, obs: Tensor, day: int, age: Tensor) -> Tensor:
         now = torch.full((len(obs),), day, device=obs.device)
