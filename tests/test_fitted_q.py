@@ -300,37 +300,6 @@ def test_a_day_without_anybody_is_passed_over(oracle: str, pooled: int) -> None:
         assert first[:, 0].abs().max() < 100  # of rewards of at most 1 a day
 
 
-def test_what_a_log_shows_of_the_next_morning() -> None:
-    log = rollout(RandomPolicy(K), CONFIG, 4, seed=5)
-    data = panel(log)
-    data.valid[0, 3:] = False  # leaves
-    data.valid[1, 2] = False  # is away for a day
-    data.valid[2, 0] = False  # comes late
-    leaves, stays = torch.zeros(4, T, dtype=torch.bool), data.valid.clone()
-    leaves[0, 2] = True
-    stays[0, 2] = stays[1, 1] = False
-    assert_array_equal(data.leaves, leaves)
-    assert_array_equal(data.stays, stays)
-    data = panel(log)
-    assert data.stays.all()
-    # A log that ends with the last day repeats its observation.
-    ended = replace(data, obs=torch.cat([data.obs[:, :T], data.obs[:, T - 1 : T]], dim=1))
-    assert not ended.stays[:, -1].any()
-    assert ended.stays[:, :-1].all()
-
-
-def test_the_calendar_is_read_off_those_who_are_there() -> None:
-    log = rollout(RandomPolicy(K), CONFIG, 50, seed=5)
-    columns, values = panel(log).calendar
-    assert len(columns)
-    gone = panel(log)
-    gone.valid[::3, 2:] = False
-    gone.obs[::3, 2:] = gone.obs[::3, 1:2].clone()  # as a table leaves them
-    found, shown = gone.calendar
-    assert_array_equal(found, columns)
-    assert_array_equal(shown, values)
-
-
 def test_greedy_weighs_money_by_its_price() -> None:
     reward, cost = torch.tensor([1.0, 2.0, 3.5]), torch.tensor([0.0, 1.0, 3.0])
     q = torch.stack([reward, cost], dim=-1)[None, None, :, :, None].expand(1, 2, -1, -1, 4)
@@ -369,3 +338,36 @@ def test_greedy_choice_is_one_hot_per_price() -> None:
     assert weight.shape == (6, K, 5)
     assert_array_equal(weight.argmax(dim=1), greedy(q, PRICES))
     assert_array_equal(weight.sum(dim=1), np.ones((6, 5)))
+
+
+def test_values_follow_the_size_of_the_user() -> None:
+    """Users whose rewards are a hundred times as large do not drown the others."""
+    log = rollout(RandomPolicy(K), CONFIG, 3_000, seed=2)
+    size = np.exp(2 * log.obs[:, 0, 0])
+    data = panel(replace(log, reward=log.reward * size[:, None]))
+    fold = torch.zeros(len(size), dtype=torch.long)
+    (member,) = members_of(data, fold, 1, heads=1, steps=60, batch=512)
+    idle = greedy_choice(torch.tensor([[torch.inf]]))
+    first = backward_pass(data, fold, [member], idle, (2, 1))[:, 0, 0].numpy()
+    exact = size * plan(CONFIG, sample_users(CONFIG, len(size), 2), [np.inf]).reward[:, 0]
+    small = size < 0.2
+    assert_allclose(first[small].mean(), exact[small].mean(), rtol=0.15)
+    assert np.corrcoef(first[small], exact[small])[0, 1] > 0.8
+
+
+def test_the_level_is_that_of_the_days_own_transitions() -> None:
+    log = rollout(RandomPolicy(K), CONFIG, 400, seed=2)
+    size = np.exp(log.obs[:, :1, 0])
+    data = panel(replace(log, reward=log.reward * size))
+    (member,) = members_of(data, torch.zeros(400, dtype=torch.long), 1, heads=2, steps=3, batch=64)
+    user = torch.arange(400)
+    following = torch.randn(400, 2, 2, generator=torch.Generator().manual_seed(0)) + 5
+    lesson = lesson_of(data, user, torch.full_like(user, 1), 1, following)
+    member.days.append(member.net)  # there is a last day's already
+    member.learn(lesson, 1)
+    net, now = member.days[0], member._expected(lesson.obs, 1)
+    x = torch.cat([member._inputs(lesson.obs, 1), lesson.age], dim=1)
+    shown = net.given(net.trunk(x), net.shift[lesson.action, lesson.outcome]).unflatten(1, (2, 2))
+    relative = (member._size(now) / net.unit).clamp(0.01, 100)[..., None]
+    mean = ((shown * net.spread + net.centre) * relative).mean(0)
+    assert_allclose(mean, following.mean(0), rtol=1e-4)

@@ -209,8 +209,10 @@ class Outcomes:
         """(E, B, d + 3, 16) inputs."""
         return self.inputs(with_calendar(obs, day, self.horizon))
 
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """(E, B, K, Y, 16) probabilities and (E, B, 2, K, 16) mean reward and cost of the day."""
+    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
+        """(E, B, K, Y, 16) probabilities, (E, B, 2, K, 16) mean reward and cost of the day, and
+        (E, B, 2, 16) the user's `Expected.size`.
+        """
         p = self.probability(x)
         amounts = self.table
         if self.varies is not None:
@@ -218,7 +220,16 @@ class Outcomes:
             ratio = self.log_means(x).reshape(shape)
             ratio = np.repeat(ratio.swapaxes(2, 3), 2, axis=-2)
             amounts = amounts * np.exp(ratio * self.varies)
-        return p, (p[:, :, None] * amounts).sum(axis=-2)
+        brought = p[:, :, None] * amounts
+        response, paid = p[:, :, 0, 2:], p[:, :, -1, 1::2]
+        size = np.stack(
+            [
+                brought[:, :, 0, 0, 2:].sum(axis=2) / np.maximum(response.sum(axis=2), 1e-12),
+                brought[:, :, 1, -1, 1::2].sum(axis=2) / np.maximum(paid.sum(axis=2), 1e-12),
+            ],
+            axis=2,
+        )
+        return p, brought.sum(axis=-2), np.abs(size, out=size)
 
     def probability(self, x: Array) -> Array:
         """P(level) P(paid | level) over the outcomes that the log has seen, (E, B, K, Y, 16)."""

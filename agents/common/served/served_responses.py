@@ -72,7 +72,7 @@ def network(outcomes: Outcomes) -> Predict:
 
 def _means(outcomes: Outcomes, obs: Array, day: int) -> Array:
     """(n, K, 2) float64"""
-    _, mean = outcomes(outcomes.tiles(obs, day))
+    _, mean, _ = outcomes(outcomes.tiles(obs, day))
     _, tiles, _, k, lanes = mean.shape
     rows = rows_of(mean[0].reshape(tiles, 2 * k, lanes), len(obs))
     return rows.reshape(len(obs), 2, k).swapaxes(1, 2).astype(np.float64)

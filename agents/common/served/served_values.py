@@ -43,16 +43,16 @@ class FactoredValues:
     def __call__(self, obs: Array, day: int, heads: Array) -> Array:
         """(E, B, D, H, K, 16)"""
         x = self.outcomes.tiles(obs, day)
-        p, mean = self.outcomes(x)
+        p, mean, size = self.outcomes(x)
         uses = np.broadcast_to(self.uses, (*mean.shape[:2], *self.uses.shape[2:]))
         q = np.concatenate([mean, uses], axis=2)[:, :, :, None]  # (E, B, D, 1, K, 16)
         if day < self.horizon - 1:
-            return q + self._following(x, p, day, heads)
+            return q + self._following(x, p, size, day, heads)
         return np.broadcast_to(q, (*q.shape[:3], len(heads), *q.shape[4:]))
 
-    def _following(self, x: Array, p: Array, day: int, heads: Array) -> Array:
+    def _following(self, x: Array, p: Array, size: Array, day: int, heads: Array) -> Array:
         """sum_y P(y | s, a) G(s, a, y), (E, B, D, H, K, 16)."""
-        trunk, shift, head = self.day(day)
+        trunk, shift, head, unit = self.day(day)
         weight, bias = (part[:, :, heads] for part in head)
         e, d, h, joint = weight.shape
         weight, half = weight.reshape(e, 1, 1, 1, d * h, joint), trunk(x)[:, :, None, None]
@@ -73,10 +73,12 @@ class FactoredValues:
             values *= p[:, :, k : k + step]
             values.sum(axis=3, out=total[:, :, k : k + step])
         total += bias.reshape(e, 1, 1, d * h, LANES)
-        return np.moveaxis(total.reshape(*total.shape[:3], d, h, LANES), 2, 4)
+        values = np.moveaxis(total.reshape(*total.shape[:3], d, h, LANES), 2, 4)
+        values[:, :, :2] *= np.clip(size / unit, 0.01, 100.0)[:, :, :, None, None]
+        return values
 
-    def _day(self, day: int) -> tuple[Mlp, Array, tuple[Array, Array]]:
-        """Half of the trunk's output, half of the shifts, and the head in the log's units."""
+    def _day(self, day: int) -> tuple[Mlp, Array, tuple[Array, Array], Array]:
+        """Half of the trunk's output, half of the shifts, the head in the log's units, the unit."""
         nets = [under(f"next.{day}", m) for m in self.members]
         first = stacked(nets, "trunk.0.0.weight")
         n_in = self.outcomes.inputs.mean.shape[-1]  # the columns after them are 0 at serving
@@ -86,7 +88,8 @@ class FactoredValues:
         )
         trunk = Mlp(layers, Dense.of(*layer(nets, "trunk.1"), scale=0.5))
         shift = stacked(nets, "shift")[(slice(None), *self.pairs)]
-        return trunk, lanes(shift * 0.5), _head(nets, "head", 1)
+        unit = np.maximum(stacked(nets, "unit")[:, :2], 1e-12)
+        return trunk, lanes(shift * 0.5), _head(nets, "head", 1), lanes(unit)
 
 
 class PlainValues:

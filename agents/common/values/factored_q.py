@@ -8,6 +8,10 @@ incentive redeemed? Its probabilities come from the outcome model (`response.py`
 pooled over all days; what is left to regress is nearly free of noise. The identity
 E[V|s,a] = sum_y P(y|s,a) E[V|s,a,y] holds for any log; it only stops helping where outcomes say
 nothing about the next state.
+
+Who spends ten times as much has values ten times as large, and as noisy. So the regression is a
+weighted one: targets are divided by the size of the user's own measurements (what a response
+brings, what a redemption costs), which the outcome model knows.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from torch import Tensor, nn
 from agents.common import files
 from agents.common.nets import Schedule, minimise, mlp, seeded
 from agents.common.values.fitted_q import AGE, Lesson
-from agents.common.values.response import OutcomeModel
+from agents.common.values.response import Expected, OutcomeModel
 
 
 class NextValue(nn.Module):
@@ -28,6 +32,7 @@ class NextValue(nn.Module):
 
     centre: Tensor  # (D, G) of the targets
     spread: Tensor  # (D, G)
+    unit: Tensor  # (D,) mean size of the users' measurements
 
     def __init__(
         self, n_in: int, n_actions: int, n_outcomes: int, shape: tuple[int, int], width: int,
@@ -36,6 +41,7 @@ class NextValue(nn.Module):
         super().__init__()
         self.register_buffer("centre", torch.zeros(shape))
         self.register_buffer("spread", torch.ones(shape))
+        self.register_buffer("unit", torch.ones(shape[0]))
         self.trunk = nn.Sequential(mlp(n_in, width, 2), nn.Linear(width, joint))
         # What was offered and what came of it shifts the last hidden layer only, so that one
         # pass through the trunk serves every (incentive, outcome).
@@ -54,6 +60,11 @@ class NextValue(nn.Module):
     def given(self, h: Tensor, shift: Tensor) -> Tensor:
         """(n, D * G) standardised values for trunk output h and shifts, both (n, joint)."""
         return self.head(nn.functional.silu(h + shift))
+
+
+def _relative(size: Tensor, unit: Tensor) -> Tensor:
+    """(n, D, 1) sizes as multiples of their mean, within reason."""
+    return (size / unit.clamp(min=1e-12)).clamp(0.01, 100.0)[..., None]
 
 
 class FactoredMember:
@@ -87,10 +98,14 @@ class FactoredMember:
             self.days.insert(0, self.days[0] if self.days else self._nothing())
             return None
         first, net = not self.days, self.net.requires_grad_(True)
-        net.centre = lesson.following.mean(0)
-        net.spread = lesson.following.std(0, correction=0).clamp(min=1e-6)
+        size = self._size(self._expected(lesson.obs, day))
+        net.unit = size.mean(0)
+        relative = _relative(size, net.unit)
+        following = lesson.following / relative
+        net.centre = following.mean(0)
+        net.spread = following.std(0, correction=0).clamp(min=1e-6)
         x = torch.cat([self._inputs(lesson.obs, day), lesson.age], dim=-1)
-        goal = ((lesson.following - net.centre) / net.spread).flatten(1)
+        goal = ((following - net.centre) / net.spread).flatten(1)
 
         def loss(rows: Tensor) -> Tensor:
             shift = net.shift[lesson.action[rows], lesson.outcome[rows]]
@@ -106,14 +121,16 @@ class FactoredMember:
             # Transitions of other days may teach the shape of the values, not their level.
             if len(own := lesson.own):
                 shift = net.shift[lesson.action[own], lesson.outcome[own]]
-                left = (goal[own] - net.given(net.trunk(x[own]), shift)).mean(0)
-                net.centre = net.centre + net.spread * left.view_as(net.centre)
+                left = goal[own] - net.given(net.trunk(x[own]), shift)
+                weight = relative[own] / relative[own].sum(0)
+                missed = (left.unflatten(1, net.centre.shape) * weight).sum(0)
+                net.centre = net.centre + net.spread * missed
         self.days.insert(0, NextValue.rebuild(net.state_dict()))
         return last
 
     def q(self, obs: Tensor, day: int, head: int | None = None) -> Tensor:
         """(n, K, D, G) values-to-go at every price, or (n, K, D, 1) at one."""
-        now = self.outcomes(obs, torch.full((len(obs),), day, device=obs.device))
+        now = self._expected(obs, day)
         n, k = len(obs), now.probability.shape[1]
         measured = torch.cat([torch.stack(now.mean(), dim=-1), self.uses.expand(n, -1, -1)], -1)
         # Counted from the end, so that a pass under way can ask for the days it has fitted.
@@ -125,12 +142,20 @@ class FactoredMember:
         heads = slice(None) if head is None else head + g * torch.arange(d)
         h = net.trunk(nn.functional.pad(self._inputs(obs, day), (0, AGE)))
         future = [self._mean_value(net, h, now.probability[:, a], a, heads) for a in range(k)]
-        return measured[..., None] + torch.stack(future, dim=1).unflatten(-1, (d, -1))
+        relative = _relative(self._size(now), net.unit)[:, None]
+        return measured[..., None] + torch.stack(future, dim=1).unflatten(-1, (d, -1)) * relative
 
     def _nothing(self) -> NextValue:
         """What a morning is worth after which nobody is seen."""
         state = self.net.state_dict()
         return NextValue.rebuild(state | {"spread": torch.zeros_like(state["spread"])})
+
+    def _expected(self, obs: Tensor, day: int) -> Expected:
+        return self.outcomes(obs, torch.full((len(obs),), day, device=obs.device))
+
+    def _size(self, now: Expected) -> Tensor:
+        """(n, D) size of the users' rewards, costs and further uses; the latter are alike."""
+        return nn.functional.pad(now.size(), (0, self.uses.shape[1]), value=1.0)
 
     def _inputs(self, obs: Tensor, day: int) -> Tensor:
         return self.outcomes.inputs(obs, torch.full((len(obs),), day, device=obs.device))

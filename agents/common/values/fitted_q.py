@@ -175,12 +175,7 @@ def backward_pass(
             here = data.valid[:, day].nonzero()[:, 0]
             lesson = lesson_of(data, here, torch.full_like(here, day), day, value[here])
             if pooled:
-                user, then = (
-                    torch.randint(n, (pooled,), generator=generator)
-                    for n in (data.n_users, data.horizon)
-                )
-                known = (data.stays | data.leaves)[user, then]
-                user, then = user[known], then[known]
+                user, then = _drawn(data, pooled, generator)
                 following = values(data.at(user, then + 1, day + 1), user, day + 1)
                 following[data.leaves[user, then]] = 0
                 lesson = lesson.add(lesson_of(data, user, then, day, following))
@@ -191,6 +186,15 @@ def backward_pass(
             value[here] = values(data.obs[here, day], here, day)
             _track_values(track, value, data.horizon - day)
     return value
+
+
+def _drawn(data: Panel, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Users and days at random, where the log tells what followed."""
+    user, then = (
+        torch.randint(n, (count,), generator=generator) for n in (data.n_users, data.horizon)
+    )
+    known = (data.stays | data.leaves)[user, then]
+    return user[known], then[known]
 
 
 def _teach(

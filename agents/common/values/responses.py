@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -74,11 +75,18 @@ class Responses:
         prices = torch.tensor(self.frontier.price, dtype=torch.float32)
         return Responder(ActionValues(self.members), prices, self.support, self.pessimism)
 
+    @cached_property
+    def policies(self) -> tuple[BestResponse, ...]:
+        """One for each price; mixtures share them, so that each is evaluated once."""
+        responder = self.responder
+        return tuple(
+            BestResponse(responder, k, self.n_actions) for k in range(len(self.frontier.price))
+        )
+
     def mixed(self, weight: Array) -> MixedPolicy:
         """Each user follows response k with probability `weight[k]`, (G,)."""
-        used, responder = np.flatnonzero(weight), self.responder
-        parts = [BestResponse(responder, k, self.n_actions) for k in used.tolist()]
-        return MixedPolicy(parts, np.asarray(weight)[used])
+        used = np.flatnonzero(weight)
+        return MixedPolicy([self.policies[k] for k in used], np.asarray(weight)[used])
 
     def save(
         self,
