@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from agents.common.mckp import plain
@@ -162,6 +163,23 @@ def test_kernels_and_layouts_agree_bit_for_bit(
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
             assert_same(one, other)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-38, 1e30])
+def test_rounded_scores_hide_no_edge(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
+    """float32 scores of offers that differ in their last digits only, ordinary, tiny and huge."""
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(5)
+    close = 1000 + rng.integers(0, 20, (2, 3_000, 4)) * 2.0**-12
+    value, cost = (close * size).astype(np.float32)
+    offers, scales = read_offers(value, cost, None, "auto"), Scales(0, 0)
+    for ends in WINDOWS:
+        found = []
+        for kernel in ("numpy", "numba"):
+            monkeypatch.setenv(KERNELS, kernel)
+            found.append(split(offers, windows(*ends), scales))
+        assert_array_equal(found[0].choice, found[1].choice)
+        assert len(found[0].edges.row) == len(found[1].edges.row)
 
 
 @pytest.mark.parametrize("kernel", ["numpy", "numba"])

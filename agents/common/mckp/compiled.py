@@ -1,7 +1,8 @@
 """The two passes over all users, compiled. `plain` is their definition in plain numpy.
 
 Users are handled in tiles that fit into the first-level cache, one item after the other, so that
-the inner loops run over users and become vector instructions. Neither `fastmath` nor fused
+the inner loops run over users and become vector instructions; loops over many arrays do so only
+where these are seen to be apart, which is what `_inlined` is for. Neither `fastmath` nor fused
 multiply-adds are allowed: every operation is rounded as numpy rounds it, which is why both modules
 give the same bits. Constants are compiled in; the cache on disk knows the age of this file only, so
 it has to change with them.
@@ -21,10 +22,12 @@ from numba import njit
 from agents.common.mckp.offers import ABSENT
 from agents.common.mckp.sums import LIMIT
 
-_TILE = 192  # users
+_TILE = 384  # users
 _PAD = 16  # so that the rows of a tile do not compete for the same cache lines
 _LIMB = 2.0**32
 _STEEPEST = np.finfo(np.float64).max
+_SINGLE, _DOUBLE = 2.0**-20, 2.0**-49  # well above the relative rounding errors of both types;
+_LEAST = 2.0**-126  # below that, float32 errors are not relative
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +38,11 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(nogil=True)(function)
 
 
-@_compiled
+def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    return njit(inline="always")(function)
+
+
+@_inlined
 def _tile(items, kind):
     return np.empty((items, _TILE + _PAD), kind)
 
@@ -49,42 +56,63 @@ def _load(x, at, m, tile):
             out[t] = column[t]
 
 
-@_compiled
-def _score(v, c, m, high, low, item, score, paid, rival, noise):
-    """The best and then cheapest item at the high price, and the best score at the low one.
+@_inlined
+def _sift(v, c, m, high, low, item, worth, spent, best, second, own, rest, reach):
+    """The best item at the high price, and the score of the next; and what they score at the low.
 
-    Sums show a NaN.
+    All in the precision of the data, twice as many float32 at once.
+    reach: sum of the costs' sizes, NaN if a number is not finite.
     """
     for t in range(m):
-        score[t] = -np.inf
-        paid[t] = np.inf
-        rival[t] = -np.inf
-        item[t] = 0
+        best[t], second[t], own[t], rest[t] = -np.inf, -np.inf, -np.inf, -np.inf
+        item[t], worth[t], spent[t], reach[t] = 0, 0, 0, 0
     for k in range(v.shape[0]):
-        value, cost = v[k], c[k]
-        for t in range(m):
-            worth, spent = np.float64(value[t]), np.float64(cost[t])
-            dear = worth - high[t] * spent
-            cheap = worth - low[t] * spent
-            better = (dear > score[t]) | ((dear == score[t]) & (spent < paid[t]))
-            score[t] = dear if better else score[t]
-            paid[t] = spent if better else paid[t]
-            item[t] = k if better else item[t]
-            rival[t] = cheap if cheap > rival[t] else rival[t]
-            noise[t] += dear
+        for t in range(m):  # all is read before any is written, or it would not become vectors
+            score, next_, low_score, low_next = best[t], second[t], own[t], rest[t]
+            chosen, gets, pays, size = item[t], worth[t], spent[t], reach[t]
+            value, cost = v[k, t], c[k, t]
+            dear, cheap = value - high[t] * cost, value - low[t] * cost
+            better = dear > score
+            beaten = score if better else dear
+            below = low_score if better else cheap
+            next_, low_next = max(beaten, next_), max(below, low_next)
+            score = dear if better else score
+            low_score = cheap if better else low_score
+            chosen = np.int32(k) if better else chosen
+            gets = value if better else gets
+            pays = cost if better else pays
+            size += abs(cost) + (dear - dear)
+            best[t], second[t], own[t], rest[t] = score, next_, low_score, low_next
+            item[t], worth[t], spent[t], reach[t] = chosen, gets, pays, size
+
+
+@_inlined
+def _unsure(m, rounding, least, farthest, best, second, own, rest, reach, who):
+    """List and count the users whose lead at one of the prices may be a matter of rounding."""
+    for t in range(m):
+        error = rounding[t] * (abs(best[t]) + farthest[t] * reach[t]) + least[t]
+        rest[t] = min(best[t] - second[t], own[t] - rest[t]) - error
+    found = 0
+    for t in range(m):
+        who[found] = t
+        found += 0 if rest[t] > 0 else 1
+    return found
 
 
 @_compiled
-def _pick(v, c, m, low, endless, item, rival, worth, spent, undecided):
-    """Fetch the items' amounts; mark and count users whose best item changes between the prices."""
-    found = 0
-    for t in range(m):
-        k = item[t]
-        value, cost = np.float64(v[k, t]), np.float64(c[k, t])
-        undecided[t] = endless[t] | (rival[t] > value - low[t] * cost)
-        worth[t], spent[t] = value, cost
-        found += np.int64(undecided[t])
-    return found
+def _best(v, c, t, high, low):
+    """A user's best and then cheapest item at the high price; whether another is at the low one."""
+    best, score, paid = 0, -np.inf, np.inf
+    for k in range(v.shape[0]):
+        spent = np.float64(c[k, t])
+        dear = np.float64(v[k, t]) - high * spent
+        if dear > score or (dear == score and spent < paid):
+            best, score, paid = k, dear, spent
+    own = np.float64(v[best, t]) - low * np.float64(c[best, t])
+    for k in range(v.shape[0]):
+        if np.float64(v[k, t]) - low * np.float64(c[k, t]) > own:
+            return best, True
+    return best, False
 
 
 @_compiled
@@ -152,7 +180,7 @@ def _add(amount, m, unit, sums):
     """Add the limbs of m amounts to three sums; return whether one is too large."""
     a, b, c, large = 0, 0, 0, 0
     for t in range(m):
-        rest = amount[t] * unit
+        rest = np.float64(amount[t]) * unit
         large += 0 if abs(rest) < LIMIT else 1
         limb = np.int64(rest)
         a += limb
@@ -168,35 +196,40 @@ def _add(amount, m, unit, sums):
 
 @_compiled
 def split(v, c, start, stop, group, prices, unit_v, unit_c, choice, places, numbers, sums):
-    """See `plain.split`."""
+    """See `plain.split`; who leads by more than rounding errors need not be scored exactly."""
     items, n = v.shape[0], stop - start
     tile_v, tile_c = _tile(items, v.dtype), _tile(items, v.dtype)
-    score, paid = np.empty(_TILE), np.empty(_TILE)
-    rival, noise = np.empty(_TILE), np.zeros(_TILE)
-    worth, spent = score, paid  # which are not needed any more when these are set
-    item, undecided = np.empty(_TILE, np.uint8), np.empty(_TILE, np.bool_)
-    high, low = np.full(_TILE, prices[2, 0]), np.full(_TILE, prices[3, 0])
-    endless = np.full(_TILE, prices[4, 0] > 0)
-    found, large = 0, False
+    rows = _tile(12, v.dtype)
+    high, low, farthest, rounding, least = rows[0], rows[1], rows[2], rows[3], rows[4]
+    worth, spent, best, second = rows[5], rows[6], rows[7], rows[8]
+    own, rest, reach = rows[9], rows[10], rows[11]
+    rounding[:] = _SINGLE if v.itemsize == 4 else _DOUBLE
+    item, who = np.empty(_TILE, np.int32), np.empty(_TILE, np.int64)
+    found, finite, large = 0, True, False
     for at in range(0, n, _TILE):
         m = min(_TILE, n - at)
         _load(v, start + at, m, tile_v)
         _load(c, start + at, m, tile_c)
-        if group.size:
-            for t in range(m):
-                g = group[at + t]
-                high[t], low[t], endless[t] = prices[2, g], prices[3, g], prices[4, g] > 0
-        _score(tile_v, tile_c, m, high, low, item, score, paid, rival, noise)
-        if _pick(tile_v, tile_c, m, low, endless, item, rival, worth, spent, undecided):
-            for t in range(m):
-                if undecided[t]:
-                    g = group[at + t] if group.size else 0
-                    k = _cheapest(tile_v, tile_c, t) if endless[t] else item[t]
-                    k, found = _climb(
-                        tile_v, tile_c, t, k, prices[0, g], prices[1, g], at + t,
-                        places, numbers, found,
-                    )  # fmt: skip
-                    item[t], worth[t], spent[t] = k, tile_v[k, t], tile_c[k, t]
+        for t in range(m if group.size or at == 0 else 0):
+            g = group[at + t] if group.size else 0
+            high[t], low[t] = prices[2, g], prices[3, g]
+            farthest[t] = max(abs(high[t]), abs(low[t]))
+            least[t] = np.inf if prices[4, g] > 0 else _LEAST
+        _sift(tile_v, tile_c, m, high, low, item, worth, spent, best, second, own, rest, reach)
+        unsure = _unsure(m, rounding, least, farthest, best, second, own, rest, reach, who)
+        for i in range(unsure):
+            t = who[i]
+            g = group[at + t] if group.size else 0
+            k, moves = _best(tile_v, tile_c, t, prices[2, g], prices[3, g])
+            if prices[4, g] > 0:
+                k, moves = _cheapest(tile_v, tile_c, t), True
+            if moves:
+                k, found = _climb(
+                    tile_v, tile_c, t, k, prices[0, g], prices[1, g], at + t,
+                    places, numbers, found,
+                )  # fmt: skip
+            item[t], worth[t], spent[t] = k, tile_v[k, t], tile_c[k, t]
+            finite &= np.isfinite(reach[t])
         choice[at : at + m] = item[:m]
         if group.size:
             for t in range(m):
@@ -206,29 +239,31 @@ def split(v, c, start, stop, group, prices, unit_v, unit_c, choice, places, numb
         else:
             large |= _add(worth, m, unit_v, sums[0, :3])
             large |= _add(spent, m, unit_c, sums[0, 3:])
-    return found, np.isfinite(noise).all(), large
+    return found, finite, large
 
 
 @_compiled
 def tally(v, c, start, stop, coarse, first, unit_v, unit_c, table, sums):
     """See `plain.tally`."""
     items = v.shape[0]
-    tile_v, tile_c = _tile(items, v.dtype), _tile(items, v.dtype)
-    here, paid, noise = np.empty(_TILE), np.empty(_TILE), np.zeros(_TILE)
-    top, dear, ceiling = np.empty(_TILE), np.empty(_TILE), np.empty(_TILE)
+    tile_v, tile_c = _tile(items, np.float64), _tile(items, np.float64)
+    rows = _tile(6, np.float64)
+    here, paid, top, dear, ceiling, noise = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5]
     who, bins = np.empty(_TILE, np.int64), np.empty(_TILE, np.int64)
     limbs = np.empty((4, _TILE), np.int64)
+    noise[:] = 0
     large = False
     for at in range(start, stop, _TILE):
         m = min(_TILE, stop - at)
         _load(v, at, m, tile_v)
         _load(c, at, m, tile_c)
-        _start(tile_v, tile_c, m, here, paid, noise)
+        _drop_absent(tile_v, tile_c, m, noise)
+        _by_cost(tile_v, tile_c, m)
+        here[:], paid[:], ceiling[:] = tile_v[0], tile_c[0], _STEEPEST
         large |= _add(here, m, unit_v, sums[:3])
         large |= _add(paid, m, unit_c, sums[3:])
-        ceiling[:] = _STEEPEST
-        for _ in range(items - 1):
-            _rise(tile_v, tile_c, m, here, paid, top, dear)
+        for passed in range(1, items):
+            _rise(tile_v, tile_c, passed, m, here, paid, top, dear)
             found = _rose(m, here, top, who)
             if found == 0:
                 break
@@ -245,37 +280,54 @@ def tally(v, c, start, stop, coarse, first, unit_v, unit_c, table, sums):
 
 
 @_compiled
-def _start(v, c, m, here, paid, noise):
-    """Amounts of each user's cheapest item, the most valuable of them; sums show a NaN."""
-    for t in range(m):
-        here[t], paid[t] = -np.inf, np.inf
+def _drop_absent(v, c, m, noise):
+    """Make what is absent too dear for everyone; sums show a NaN."""
     for k in range(v.shape[0]):
         value, cost = v[k], c[k]
         for t in range(m):
-            worth, spent = np.float64(value[t]), np.float64(cost[t])
-            better = (spent < paid[t]) | ((spent == paid[t]) & (worth > here[t]))
-            better &= worth > ABSENT
-            here[t] = worth if better else here[t]
-            paid[t] = spent if better else paid[t]
-            noise[t] += worth - spent
+            noise[t] += value[t] - cost[t]
+            cost[t] = cost[t] if value[t] > ABSENT else np.inf
 
 
 @_compiled
-def _rise(v, c, m, here, paid, top, dear):
-    """Amounts of the item of steepest rise; the present ones if nothing rises."""
+def _by_cost(v, c, m):
+    """Sort each user's items by rising cost, and by falling value where they cost the same."""
+    for last in range(v.shape[0] - 1, 0, -1):
+        swaps = 0
+        for k in range(last):
+            swaps += _exchange(v[k], c[k], v[k + 1], c[k + 1], m)
+        if swaps == 0:
+            break
+
+
+@_compiled
+def _exchange(v, c, next_v, next_c, m):
+    """Swap the items of the users who have them in the wrong order; return how many."""
+    swaps = 0
+    for t in range(m):
+        one, two, cheap, dear = v[t], next_v[t], c[t], next_c[t]
+        wrong = (cheap > dear) | ((cheap == dear) & (one < two))
+        v[t], next_v[t] = two if wrong else one, one if wrong else two
+        c[t], next_c[t] = dear if wrong else cheap, cheap if wrong else dear
+        swaps += 1 if wrong else 0
+    return swaps
+
+
+@_inlined
+def _rise(v, c, passed, m, here, paid, top, dear):
+    """Amounts of the item of steepest rise, the farthest on a line; the present ones if none rises.
+
+    passed: items, the cheapest ones, that nobody can rise to.
+    """
     for t in range(m):
         top[t], dear[t] = here[t], paid[t]
-    for k in range(v.shape[0]):
-        value, cost = v[k], c[k]
+    for k in range(passed, v.shape[0]):
         for t in range(m):
-            worth, spent = np.float64(value[t]), np.float64(cost[t])
-            rise, more = worth - here[t], spent - paid[t]
-            gain, extra = top[t] - here[t], dear[t] - paid[t]
-            one, two = rise * extra, gain * more
-            better = (one > two) | ((one == two) & (more > extra))
-            better &= (rise > 0) & (more > 0)
-            top[t] = worth if better else top[t]
-            dear[t] = spent if better else dear[t]
+            worth, spent = v[k, t], c[k, t]
+            value, cost, peak, most = here[t], paid[t], top[t], dear[t]
+            rise, more, gain, extra = worth - value, spent - cost, peak - value, most - cost
+            better = (rise * extra >= gain * more) & (rise > gain) & (more > 0)
+            top[t], dear[t] = worth if better else peak, spent if better else most
 
 
 @_compiled

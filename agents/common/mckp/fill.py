@@ -12,7 +12,7 @@ Money that has to be spent is taken beyond the slope 0, to prices below it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,10 @@ from agents.common.mckp.sums import (
 )
 from agents.common.mckp.sweep import Scales, Split, Window
 from agents.common.types import Array
+
+_CELLS = 1 << 10  # of a window
+_FEW = 1 << 12  # edges that are sorted without further ado
+_ROUNDING = 1e-9  # relative error granted to sums of floats
 
 
 class Limits(NamedTuple):
@@ -84,6 +88,8 @@ def fill(
 
     `split.choice` is written to.
     """
+    if not len(group) and limits.least is None and abs(limits.budget) < UNLIMITED:
+        split = _closer(split, limits.budget, window, scales)
     edges = split.edges
     order = in_order(edges.slope, edges.row, ids)
     line = _Line(edges.slope[order], limbs_of(edges.cost[:, order], scales.cost))
@@ -116,6 +122,34 @@ def fill(
     # A user's last edge is also last in `order`, so it has the last word.
     split.choice[edges.row[order[:count]]] = edges.above[order[:count]]
     return Filled(split.choice, *totals(count), price, prices, bound)
+
+
+def _closer(split: Split, budget: int, window: Window, scales: Scales) -> Split:
+    """The same when the edges that are sure to be taken are, and those sure not to be are gone.
+
+    Sums of floats tell them from the few among which the budget ends, and which have to be sorted.
+    """
+    edges, width = split.edges, float(window.high[0] - window.low[0])
+    if len(edges.slope) <= _FEW or not np.isfinite(width):
+        return split
+    depth = (window.high[0] - edges.slope) * (_CELLS / width)
+    cell = np.minimum(depth, _CELLS - 1).astype(np.int64)
+    spent = np.cumsum(np.bincount(cell, edges.cost[1] - edges.cost[0], _CELLS))
+    room = amount_of(budget - sum(split.cost), scales.cost)
+    error = _ROUNDING * (abs(room) + spent[-1])
+    first, last = np.searchsorted(spent, [room - error, room + error], side="right")
+    taken = edges.some(cell < first)
+    split.choice[taken.row] = taken.above  # a user's last edge comes last
+    gain, spend = (
+        total(limbs_of(pair, scale).sum(axis=1))
+        for pair, scale in ((taken.value, scales.value), (taken.cost, scales.cost))
+    )
+    return replace(
+        split,
+        value=[split.value[0] + gain],
+        cost=[split.cost[0] + spend],
+        edges=edges.some((cell >= first) & (cell <= last)),
+    )
 
 
 def _within_groups(

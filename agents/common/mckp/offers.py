@@ -9,6 +9,7 @@ that fit into the cache.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -60,7 +61,7 @@ class Offers:
             value[~np.stack([e[start:stop] for e in self.eligible])] += ABSENT
         return value, cost, 0
 
-    @property
+    @cached_property
     def _dense(self) -> bool:
         """Whether compiled code reads both in place: two arrays of one float type and layout."""
         v, c = self.value, self.cost
@@ -70,7 +71,7 @@ class Offers:
         dense = all(f.c_contiguous for f in flags) or all(f.f_contiguous for f in flags)
         return dense and v.dtype == c.dtype == self._kind
 
-    @property
+    @cached_property
     def _kind(self) -> type[np.floating[Any]]:
         """The float type that holds all numbers."""
         kinds = {c.dtype for columns in (self.value, self.cost) for c in columns}

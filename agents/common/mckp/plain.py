@@ -80,17 +80,15 @@ def tally(
 
     Returns whether all numbers are finite, and whether one is too large for the sums.
     """
-    v, c = (np.asarray(x[:, start:stop], dtype=np.float64) for x in (v, c))
-    users, item, large = np.arange(v.shape[1]), _cheapest(v, c), False
+    v, c, finite = _by_cost(*(np.asarray(x[:, start:stop], dtype=np.float64) for x in (v, c)))
+    users, item, large = np.arange(v.shape[1]), np.zeros(v.shape[1], dtype=np.intp), False
     for amounts, unit, at in ((v, unit_v, slice(0, 3)), (c, unit_c, slice(3, 6))):
         chosen = _picked(amounts, item) * unit
         large |= not np.all(np.abs(chosen) < LIMIT)
         _add(chosen, np.zeros(len(users), dtype=np.intp), sums[None, at])
     ceiling: Array = np.full(len(users), _STEEPEST)
-    with np.errstate(all="ignore"):
-        finite = bool(np.isfinite(v.sum() + c.sum()))
     while finite and len(users):
-        best, gain, spent = _steepest(v, c, users, item)
+        best, gain, spent = _rise(v, c, users, item)
         up = gain > 0
         users, item, gain, spent = users[up], best[up], gain[up], spent[up]
         ceiling = np.minimum(gain / spent, ceiling[up])
@@ -101,6 +99,34 @@ def tally(
             np.add.at(table[:, first_limb], bins, whole)
             np.add.at(table[:, first_limb + 1], bins, part)
     return finite, large
+
+
+def _by_cost(v: Array, c: Array) -> tuple[Array, Array, bool]:
+    """Each user's items by rising cost, the most valuable first; sums show a NaN.
+
+    What is absent costs infinity.
+    """
+    with np.errstate(all="ignore"):
+        finite = bool(np.isfinite((v - c).sum()))
+    c = np.where(v > ABSENT, c, np.inf)
+    order = np.lexsort((-v, c), axis=0)
+    return np.take_along_axis(v, order, axis=0), np.take_along_axis(c, order, axis=0), finite
+
+
+def _rise(v: Array, c: Array, users: Array, item: Array) -> tuple[Array, Array, Array]:
+    """The item of steepest rise from `item`, the farthest on a line, with its gain and extra cost.
+
+    Items are sorted by cost; the gain is 0 if none rises.
+    """
+    here, paid = v[item, users], c[item, users]
+    best, gain, spent = item, np.zeros(len(users)), np.zeros(len(users))
+    for k in range(len(v)):
+        rise, more = v[k, users] - here, c[k, users] - paid
+        with np.errstate(over="ignore", invalid="ignore"):
+            better = (rise * spent >= gain * more) & (rise > gain) & (more > 0)
+        best = np.where(better, k, best)
+        gain, spent = np.where(better, rise, gain), np.where(better, more, spent)
+    return best, gain, spent
 
 
 def _picked(x: Array, item: Array) -> Array:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar
@@ -56,7 +56,10 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Edges:
-    """Edges of the users' hulls: what it takes to move from one item to the next."""
+    """Edges of the users' hulls: what it takes to move from one item to the next.
+
+    Those of one user come by falling slope.
+    """
 
     row: Array  # (m,) user
     below: Array  # (m,) item
@@ -64,6 +67,9 @@ class Edges:
     slope: Array  # (m,) value / cost
     value: Array  # (2, m) of the item below and above
     cost: Array  # (2, m)
+
+    def some(self, index: Array) -> Edges:
+        return Edges(*(x[..., index] for x in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -83,27 +89,31 @@ def split(offers: Offers, window: Window, scales: Scales, group: Array = NO_GROU
     kernel = _kernels(offers.users * offers.items)
     prices, units = _prices(window), (2.0**scales.value, 2.0**scales.cost)
     choice = np.empty(offers.users, dtype=np.uint8)
+    spans = offers.spans()
+    most, workers = spans[0][1] * (offers.items - 1), min(threads(), len(spans))
+    spare = [(np.empty((most, 3), np.int64), np.empty((most, 5))) for _ in range(workers)]
 
     def one(start: int, stop: int) -> tuple[Any, ...]:
         v, c, at = offers.piece(start, stop)
-        most = (stop - start) * (offers.items - 1)
-        places, numbers = np.empty((most, 3), np.int64), np.empty((most, 5))
+        places, numbers = spare.pop()
         sums = np.zeros((len(window.high), 6), np.int64)
         found, *fine = kernel.split(
             v, c, at, at + stop - start, group[start:stop], prices, *units,
             choice[start:stop], places, numbers, sums,
         )  # fmt: skip
         places[:found, 0] += start
-        return places[:found].copy(), numbers[:found].copy(), sums, fine
+        listed = places[:found].copy(), numbers[:found].copy()
+        spare.append((places, numbers))
+        return *listed, sums, fine
 
-    places, numbers, sums, fine = zip(*_each(one, offers.spans()), strict=True)
+    places, numbers, sums, fine = zip(*_each(one, spans), strict=True)
     finite, large = np.array(fine).T
     totals = np.sum(sums, axis=0)
     return Split(
         choice,
         [total(s) for s in totals[:, :3]],
         [total(s) for s in totals[:, 3:]],
-        _edges(np.concatenate(places), np.concatenate(numbers)),
+        _edges(*(np.concatenate([x.T for x in part], axis=1) for part in (places, numbers))),
         bool(finite.all()),
         not large.any(),
     )
@@ -139,8 +149,9 @@ def tally(offers: Offers, scales: Scales) -> Tally:
     tables, sums, fine = zip(*_each(some, [(w, w) for w in range(workers)]), strict=True)
     finite, large = np.concatenate([np.reshape(f, (-1, 2)) for f in fine]).T
     value, cost = np.sum(sums, axis=0).reshape(2, 3)
-    table = reduce(np.add, tables)
-    return Tally(total(value), total(cost), table, bool(finite.all()), not large.any())
+    for other in tables[1:]:
+        np.add(tables[0], other, out=tables[0])
+    return Tally(total(value), total(cost), tables[0], bool(finite.all()), not large.any())
 
 
 def bin_floor(index: Array, scales: Scales) -> Array:
@@ -156,8 +167,8 @@ def _first_bin(scales: Scales) -> int:
 
 
 def _edges(places: Array, numbers: Array) -> Edges:
-    row, below, above = places.T
-    return Edges(row, below, above, numbers[:, 0], numbers[:, 1:3].T, numbers[:, 3:].T)
+    row, below, above = places
+    return Edges(row, below, above, numbers[0], numbers[1:3], numbers[3:])
 
 
 def _prices(window: Window) -> Array:
