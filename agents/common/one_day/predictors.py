@@ -145,12 +145,14 @@ def train_on(
     rows: UserDays,
     fitting: Fitting,
     name: str,
+    follow: Callable[[int], None] | None = None,
 ) -> None:
     """Train by another loss, and end with the state that was judged best, the first included.
 
     Args:
         loss: of the numbers of some rows.
         judge: values the present state, at the number of steps that it is told.
+        follow: is told the number of steps done, after each.
     """
     fitting = fitting._replace(fewest=_FEWEST)
     net, steps = predictor.net, fitting.steps(len(rows.arm))
@@ -158,6 +160,8 @@ def train_on(
 
     def check(step: int) -> None:
         nonlocal best, state
+        if follow is not None and step:
+            follow(step)
         if step * _CHECKS // steps > (step - 1) * _CHECKS // steps:
             with torch.no_grad():
                 value = judge(step)
