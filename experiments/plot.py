@@ -2,9 +2,10 @@
 
     python -m experiments.plot results
 
-Every setting's folder gets its figures as PNG and SVG, every suite's folder a `table.md` and the
-figures of what it compares, and the README beside RESULTS the tables between its markers
-`<!-- table:SUITE -->` and `<!-- /table -->`.
+Every setting's folder gets its figures as PNG and SVG, every suite's folder a `table.md`, a
+`replay.md` if its sweep estimated policies from a log too, and the figures of what it compares, and
+the README beside RESULTS the tables between its markers `<!-- table:SUITE -->` and
+`<!-- /table -->`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,17 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.curves import read_curves
-from experiments.plots import one_shot_figures, profile_figures, study_figures, suite_figures
+from experiments.plots import (
+    one_shot_figures,
+    profile_figures,
+    replay_figures,
+    study_figures,
+    suite_figures,
+)
 from experiments.plots.drawing import LOOK, save
 from experiments.plots.figures import FIGURES, learning
 from experiments.plots.titles import GREEDY, MAIN, foremost, looks, main_method, shown_name
-from experiments.reporting import table
+from experiments.reporting import replayed, table, tuned
 from experiments.reporting.comparisons import lines, variants
 from experiments.reporting.runs import (
     REFERENCES,
@@ -71,6 +78,9 @@ def of_setting(place: Path, groups: Groups) -> Iterator[tuple[str, Figure]]:
             shown = {m: g for m, g in chosen.items() if "forecast" in g[0]["rows"][0]}
         if shown:
             yield name, figure(shown, f"{place.name}\n{say(shown)}")
+    told = {m: some for m, runs in chosen.items() if (some := replayed.replayed(runs))}
+    if told:
+        yield "replay", replay_figures.replay(told, f"{place.name}\n{replay_figures.says(told)}")
     for method, runs in groups.items():
         path = place / f"{method}-{runs[0]['seed']}" / "curves.csv"
         if path.exists() and (curves := read_curves(path)):
@@ -125,7 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--check", action="store_true", help="write nothing; exit 1 if tables differ"
     )
     o = parser.parse_args(argv)
-    texts = table.documents(o.results, find_runs(o.results))
+    found = find_runs(o.results)
+    texts = table.documents(o.results, found) | replayed.documents(found)
+    texts |= tuned.documents(o.results)
     old = table.stale(texts)
     if o.check:
         print("\n".join(f"{path} differs from the results: run experiments.plot" for path in old))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import io
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
@@ -21,6 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from experiments.plots.drawing import LOOK
+from experiments.plots.vector import small_svg
 from experiments.reporting.report_page import page
 from experiments.reporting.runs import find_runs
 from experiments.results import ROOT
@@ -39,6 +39,8 @@ READING = {
     "who_gets_what": "To whom the money goes, by what is known of a user on the day.",
     "forecast": "What the model told from the log alone, as a share of what came true: 100 % is"
     " an honest forecast.",
+    "replay": "What a log alone says of the trained policies, against what they are worth. Points"
+    " on the line are right; bars that miss it claim too much.",
     "learning": "What training shows: losses and the learned value of each day.",
     "by_": "How results change along the axis, all else equal.",
     "variants": "The same method with single parts changed; hollow: not clearly different.",
@@ -66,9 +68,7 @@ class Picture(NamedTuple):
 
 def embed(name: str, fig: Figure) -> Picture:
     """A figure as an SVG data URI, with a text that says what it shows."""
-    svg = io.BytesIO()
-    fig.savefig(svg, format="svg", metadata={"Date": None})
-    source = "data:image/svg+xml;base64," + base64.b64encode(svg.getvalue()).decode()
+    source = "data:image/svg+xml;base64," + base64.b64encode(small_svg(fig).encode()).decode()
     kind = name.rpartition("/")[2]
     reading = next((says for start, says in _LONGEST if kind.startswith(start)), "")
     width, height = (round(_DOTS * side) for side in fig.get_size_inches())

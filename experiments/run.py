@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,9 @@ from marketing_env import (
 from marketing_env.evaluate import Reference
 from marketing_env.rollout import days
 from marketing_env.users import concatenate
+
+Estimates = Callable[[Sequence[Policy]], Sequence[Mapping[str, Any]]]
+"""From the policies of all budgets to what a log alone says of each, by estimator."""
 
 
 def campaign(setting: Setting) -> CampaignConfig:
@@ -128,6 +131,7 @@ class Judge:
             "gain": float((free.reward - self.idle.reward).mean()),
             "best_gain": float(self.best.gain[:, i].mean()),
             "reward": float(free.reward.mean()),
+            "reward_error": free.reward_error,
             "cost": float(free.cost.mean()),
             "spend_share": float(free.cost.mean()) / budget,
             "spend_share_error": free.cost_error / budget,
@@ -182,12 +186,14 @@ def run(
     judge: Judge | None = None,
     row: str | None = None,
     oracles: Oracles | None = None,
+    estimates: Estimates | None = None,
 ) -> dict[str, Any]:
     """Train one method on one log and judge it at every budget; writes `out`.json.
 
     Args:
         row: name of the row that the result is for, if it is not the method's own.
         oracles: best responses learned from the log before, by other methods.
+        estimates: also judges the policies from a log alone (`off_policy.py`).
     """
     folder = out.with_suffix("")
     log = collect(setting, seed) if log is None else log
@@ -196,14 +202,8 @@ def run(
     source = campaign(setting) if online else log
     model, seconds = train(name, source, config or {}, seed, folder, oracles)
     memory, judge = peak_memory(), judge or Judge(setting)
-    start, rows = time.perf_counter(), []
-    for i, budget in enumerate(judge.budgets):
-        policy, believed = model.policy(budget), model.forecast(budget)
-        found = judge.row(i, policy)
-        found["forecast"] = {**asdict(believed), "gap": believed.gap, "safe": believed.safe}
-        found["policies"] = len(believed.weights) or 1
-        found.update(example(judge, policy))
-        rows.append(found)
+    start = time.perf_counter()
+    rows = judged(model, judge, estimates)
     result = {
         "setting": asdict(setting),
         "method": row or name,
@@ -218,6 +218,21 @@ def run(
     }  # fmt: skip
     write_json(out, result)
     return result
+
+
+def judged(model: Model, judge: Judge, estimates: Estimates | None) -> list[dict[str, Any]]:
+    """A row for every budget: what the policy is worth, what was forecast, what it does."""
+    policies, rows = [model.policy(budget) for budget in judge.budgets], []
+    for i, policy in enumerate(policies):
+        believed = model.forecast(judge.budgets[i])
+        found = judge.row(i, policy)
+        found["forecast"] = {**asdict(believed), "gap": believed.gap, "safe": believed.safe}
+        found["policies"] = len(believed.weights) or 1
+        rows.append(found | example(judge, policy))
+    if estimates is not None:
+        for row, told in zip(rows, estimates(policies), strict=True):
+            row["replay"] = told
+    return rows
 
 
 def references(

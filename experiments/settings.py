@@ -43,7 +43,8 @@ PRESETS = ("payment_bonus", "short_video_coins", "food_coupons", "grocery")
 METHODS = ("mixed_policy", "greedy_uplift")
 # Published systems for marketing budgets.
 PUBLISHED = (
-    "greedy_uplift", "end_to_end", "dfcl", "cluster", "bcorle", "bcrlsp", "decision_transformer",
+    "greedy_uplift", "end_to_end", "dfcl", "bi_dfcl", "cluster", "bcorle", "bcrlsp",
+    "decision_transformer",
 )  # fmt: skip
 # Other players of the game between prices and policies.
 GAMES = (

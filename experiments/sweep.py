@@ -48,6 +48,7 @@ class Options:
     only: tuple[str, ...] = ()  # rows to run; default: all of the suite, and what is added
     settings: tuple[str, ...] = ()  # settings to run; default: all of the suite
     seeds: tuple[int, ...] = ()  # training seeds to run; default: all of the suite
+    replay: bool = False  # estimate what is run now from a test log too, beside the truth
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Job:
     seed: int
     suite: Suite
     folder: Path
+    replay: bool = False  # estimate policies from a test log too
 
     def result(self, row: str) -> Path:
         """Where a row's result goes; references have one for all seeds."""
@@ -76,10 +78,10 @@ class Job:
 Task = Job | own_log.Job
 
 
-def jobs(suite: Suite, folder: Path) -> list[Job]:
+def jobs(suite: Suite, folder: Path, replay: bool = False) -> list[Job]:
     """What is left to do: the first seed of every setting, then the next."""
     every = (
-        Job(setting, _rows(suite, seed), seed, suite, folder / setting.name)
+        Job(setting, _rows(suite, seed), seed, suite, folder / setting.name, replay)
         for seed in suite.seeds
         for setting in suite.settings
     )
@@ -97,6 +99,7 @@ def work(job: Job) -> None:
     Raises:
         RuntimeError: if a run failed; the others are finished first.
     """
+    from experiments.off_policy import TestLog
     from experiments.run import Judge, collect, references, run
     from experiments.sharing import Oracles
 
@@ -107,6 +110,7 @@ def work(job: Job) -> None:
     if rows:
         judge = Judge(job.setting, progress=False, truth=job.folder / "truth.json")
         log, oracles = collect(job.setting, job.seed), Oracles()
+        estimates = TestLog(job.setting, job.seed).estimates if job.replay else None
     failed = []
     for row in rows:
         module = job.suite.variants.get(row, row)
@@ -115,7 +119,7 @@ def work(job: Job) -> None:
             out = job.result(row)
             run(
                 job.setting, module, job.seed, out, config=config, log=log, judge=judge, row=row,
-                oracles=oracles,
+                oracles=oracles, estimates=estimates,
             )  # fmt: skip
         except Exception as error:
             traceback.print_exc()
@@ -159,14 +163,16 @@ def part(suite: Suite, o: Options) -> Suite:
     )
 
 
-def sweep(suite: Suite, folder: Path, workers: int, cluster: str = "") -> None:
+def sweep(
+    suite: Suite, folder: Path, workers: int, cluster: str = "", replay: bool = False
+) -> None:
     """Run what is missing of a suite.
 
     Raises:
         RuntimeError: if a run failed; the others are finished first.
     """
     folder = folder.resolve()  # workers may stand elsewhere
-    run_all(work, jobs(suite, folder), folder, workers, cluster)
+    run_all(work, jobs(suite, folder, replay), folder, workers, cluster)
 
 
 def on_own_log(o: Options) -> Path:
@@ -267,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if o.log:
             print(f"{on_own_log(o)}: done; experiments.report tells it")
             return
-        sweep(part(SUITES[o.suite], o), o.out / o.suite, o.workers, o.cluster)
+        sweep(part(SUITES[o.suite], o), o.out / o.suite, o.workers, o.cluster, o.replay)
     except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))
     print(f"{o.out / o.suite}: done; experiments.plot draws it, experiments.report tells it")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.common.values.ope import fitted_q_evaluation
+from agents.common.values.ope import FittedQEvaluation, fitted_q_evaluation
 from marketing_env import (
     ConstantPolicy,
+    DayView,
     LoggedDataset,
     MixedPolicy,
     Policy,
@@ -93,3 +94,46 @@ def test_one_fold_learns_from_everyone(log: LoggedDataset) -> None:
     few = log.take(slice(0, 300))
     q = fitted_q_evaluation(RandomPolicy(K), few, folds=1, width=8, steps=5)
     assert np.isfinite(q).all()
+
+
+def test_one_pass_values_several_policies_near_the_truth(log: LoggedDataset) -> None:
+    policies: list[Policy] = [
+        ConstantPolicy(0, K), ProductionPolicy(CONFIG, 0.3), ConstantPolicy(2, K)
+    ]  # fmt: skip
+    values = FittedQEvaluation(log, width=32, steps=60).values(policies)
+    assert values.shape == (3, log.n_users, CONFIG.horizon, K, 3)
+    for policy, q in zip(policies, values, strict=True):
+        found = replay(policy, log, q)["fitted_q"]
+        true = rollout(policy, CONFIG, 100_000, seed=10**6)
+        assert found.reward == pytest.approx(true.reward.sum(axis=1).mean(), rel=0.06)
+        assert found.cost == pytest.approx(true.spend, rel=0.08, abs=1e-6)
+
+
+def test_a_part_of_several_mixtures_is_valued_once(log: LoggedDataset) -> None:
+    few = log.take(slice(0, 300))
+    nothing, all_two = ConstantPolicy(0, K), ConstantPolicy(2, K)
+    mixtures = [MixedPolicy([nothing, all_two], [w, 1 - w]) for w in (0.25, 0.75)]
+    judge = FittedQEvaluation(few, width=8, steps=5)
+    first, second = judge.values(mixtures)
+    alone = judge.values([nothing, all_two])
+    for mixture, values in zip(mixtures, (first, second), strict=True):
+        follows = mixture.component(few.bucket)
+        assert np.array_equal(values, alone[follows, np.arange(300)])
+    assert np.array_equal(judge.values(mixtures)[1], second)
+
+
+class Diary:
+    """Gives nothing, and writes down when it was asked about how many users."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def probs(self, view: DayView) -> np.ndarray:
+        self.asked.append((view.day, len(view.obs)))
+        return ConstantPolicy(0, K).probs(view)
+
+
+def test_policies_are_asked_once_a_day_in_order_with_everyone_there(log: LoggedDataset) -> None:
+    diary = Diary()
+    fitted_q_evaluation(diary, log.take(slice(0, 50)), width=8, steps=2)
+    assert diary.asked == [(day, 50) for day in range(CONFIG.horizon)]

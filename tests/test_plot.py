@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up import made_up, put
+from made_up import estimated, made_up, put
 
 from experiments import plot
 from experiments.plots.figures import FIGURES
@@ -78,6 +78,17 @@ def test_methods_are_profiled_beside_the_variants_of_one(
         put(tmp_path / "mine" / "here", made_up(row, config=options))
     drawn = {path.stem for path in plot.draw(tmp_path)}
     assert drawn == {"variants", *SUITE_FIGURES}
+
+
+def test_estimates_from_a_log_have_a_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plot, "FIGURES", {})
+    monkeypatch.setattr(plot, "of_suite", lambda *_: iter(()))
+    put(tmp_path / "s" / "told", estimated(made_up("mixed_policy")), made_up("oracle"))
+    put(tmp_path / "s" / "untold", made_up("mixed_policy"))
+    drawn = [path.relative_to(tmp_path / "s").as_posix() for path in plot.draw(tmp_path)]
+    assert drawn == ["told/replay.png", "told/replay.svg"]
 
 
 def test_partial_results_are_drawn_and_named(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from browser import ABSENT, CHROMIUM, ask, dump
-from made_up import made_up, put
+from made_up import estimated, made_up, put
 
 from experiments import plot, report
 from experiments.plots.figures import FIGURES
@@ -40,15 +40,24 @@ class Tags(HTMLParser):
         return [attributes for tag, attributes in self.found if tag in names]
 
 
+def cells(text: str, table: str) -> list[str]:
+    """What the columns after the first say, row by row."""
+    body = text[text.index(f'<table id="{table}"') :].split("</table>")[0]
+    return re.findall(r"<td>(.*?)</td>", body)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("report") / "results"
     runs = [made_up("oracle", score=100), made_up("perfect_myopic", score=70)]
     for seed in (0, 1):
-        runs += [made_up("mixed_policy", seed, 90 + seed), made_up("greedy_uplift", seed, 101)]
+        main = estimated(made_up("mixed_policy", seed, 90 + seed), importance=0.5)
+        runs += [main, made_up("greedy_uplift", seed, 101)]
         runs.append(made_up("my_lab.thrifty", seed, 60 + seed))
     runs[-1]["commit"] = EVIL
     put(folder / "toy" / "toy", *runs)
+    trials = (made_up(f"dfcl-{n}", 0, 65.0 + 5 * n, {"alpha": 1 / n}) for n in (1, 2))
+    put(folder / "tuning" / "toy", *trials)
     (folder / "own_logs" / "mine").mkdir(parents=True)
     (folder / "own_logs" / "mine" / "dfcl-0.json").write_text(json.dumps(OWN))
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +92,8 @@ def test_what_files_say_is_text(page: Path) -> None:
 
 def test_figures_and_tables_have_words(tags: Tags) -> None:
     images = tags.of("img")
-    assert len(images) == 4  # profiles, ranks and spend of the suite; frontier of the setting
+    # Profiles, ranks and spend of the suite; frontier and replay of the setting.
+    assert len(images) == 5
     for image in images:
         assert len(str(image["alt"])) > 60
         assert int(str(image["width"])) > 0
@@ -123,11 +133,24 @@ def test_results_that_are_not_there_are_an_error(
 
 
 def test_a_log_of_ones_own_has_its_table(page: Path) -> None:
-    text = page.read_text()
-    table = text[text.index('<table id="own-mine"') :].split("</table>")[0]
-    assert re.findall(r"<td>(.*?)</td>", table) == [
+    assert cells(page.read_text(), "own-mine") == [
         "0", "1", "2 ± 0.98", "1 ± 0", "2 ± 0.98", "7.2",
     ]  # fmt: skip
+
+
+def test_what_a_log_alone_said_stands_beside_the_truth(page: Path) -> None:
+    text = page.read_text()
+    assert cells(text, "replay-all-toy")[:4] == ["+50 %", "50 %", "0 %", "100 %"]
+    assert "What a log alone would have said" in text
+
+
+def test_trials_of_settings_have_their_section_and_are_no_suite(page: Path) -> None:
+    text = page.read_text()
+    assert cells(text, "trials") == [
+        "1", "as they were", "70.5", "95", "–", "1", "–",
+        "2", "alpha=0.5", "75.5", "95", "+5.0", "1", "kept",
+    ]  # fmt: skip
+    assert "Suite tuning" not in text
 
 
 @browser

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from experiments import plot
 from experiments.plots.titles import main_method, shown_name
-from experiments.reporting import report_tables
+from experiments.reporting import report_tables, tuned
 from experiments.reporting.report_tables import Table, slug
 from experiments.reporting.runs import REFERENCES, Groups, Run, by_method, by_suite, setting_of
 from experiments.reporting.table import about_setting
@@ -95,6 +95,8 @@ def page(folder: Path, found: Mapping[Path, list[Run]], draw: Any) -> dict[str, 
         "ran": report_tables.ran(suites),
         "missing": list(missing(suites)),
         "suites": [_suite(suite.name, s, draw) for suite, s in suites.items()],
+        "trials": report_tables.trials(folder),
+        "trials_reading": tuned.READING,
         "own_logs": report_tables.own_logs(folder),
         "studies": [draw(name, fig) for name, fig in plot.of_studies(folder)],
         "limits": list(limits(found)),
@@ -113,6 +115,7 @@ def _suite(name: str, settings: Settings, draw: Any) -> dict[str, Any]:
         "title": name,
         "table": report_tables.methods(name, settings, main) if learners else None,
         "figures": [draw(*drawn) for drawn in plot.of_suite(settings, name)],
+        "replay": report_tables.replay(name, settings),
         "settings": [_setting(name, place, by_method(s), draw) for place, s in settings.items()],
     }
 

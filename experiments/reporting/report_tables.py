@@ -12,8 +12,17 @@ import numpy as np
 
 from experiments.plots.profile_figures import said
 from experiments.plots.titles import shown_name
-from experiments.reporting import statistics, table
-from experiments.reporting.runs import REFERENCES, Groups, Run, by_method, column, setting_of
+from experiments.reporting import replayed, statistics, table, tuned
+from experiments.reporting.runs import (
+    REFERENCES,
+    TUNING,
+    Groups,
+    Run,
+    by_method,
+    column,
+    find_runs,
+    setting_of,
+)
 from experiments.reporting.verdict import AHEAD, BEHIND, Duel, by_setting, hardest, points
 
 BLANK = "–"
@@ -148,6 +157,31 @@ def of_setting(suite: str, setting: str, groups: Groups) -> Table:
     return make(f"setting-{suite}-{setting}", f"Methods in {setting}. {caption}", rows)
 
 
+class Replay(NamedTuple):
+    """How well a log alone predicted what policies are worth."""
+
+    name: str  # anchor
+    reading: str
+    estimators: Table
+    methods: Table
+
+
+def replay(suite: str, settings: Mapping[Path, Sequence[Run]]) -> Replay | None:
+    """By estimator, and by method; None if nothing was estimated."""
+    runs = replayed.replayed([run for some in settings.values() for run in some])
+    if not runs:
+        return None
+    rows = [{**row, "method": shown_name(row["method"])} for row in replayed.rows(runs)]
+    first = len(replayed.ESTIMATORS)
+    over_all = [{k: v for k, v in row.items() if k != "method"} for row in rows[:first]]
+    caption = f"Off-policy estimates of {len(runs)} runs beside the truth"
+    return Replay(
+        slug(f"replay-{suite}"), replayed.READING,
+        make(f"replay-all-{suite}", f"{caption}, all methods.", over_all),
+        make(f"replay-methods-{suite}", f"{caption}, by method.", rows[first:]),
+    )  # fmt: skip
+
+
 def ran(suites: Mapping[Path, Mapping[Path, Sequence[Run]]]) -> Table:
     rows = []
     for suite, settings in suites.items():
@@ -164,6 +198,13 @@ def ran(suites: Mapping[Path, Mapping[Path, Sequence[Run]]]) -> Table:
                 "core hours": f"{hours:.1f}",
             })  # fmt: skip
     return make("what-was-run", "Settings with results.", rows)
+
+
+def trials(folder: Path) -> Table | None:
+    """Every trial of settings; None if there are none."""
+    rows = tuned.rows(find_runs(folder / TUNING))
+    shown = [{**row, "method": shown_name(row["method"])} for row in rows]
+    return make("trials", "Trials of settings on validation logs.", shown) if rows else None
 
 
 def own_logs(folder: Path) -> list[Table]:

@@ -15,17 +15,19 @@ from marketing_env.config import Array
 Run = dict[str, Any]
 Groups = Mapping[str, Sequence[Run]]  # runs of each method by training seed
 REFERENCES = ("oracle", "perfect_myopic", "logging", "uniform", "none")
+TUNING = "tuning"  # folder of trials on validation logs, which are no results
 
 
 def find_runs(folder: str | Path) -> dict[Path, list[Run]]:
     """Runs below a folder by the folder they lie in, numbers in names in their order.
 
-    What is no run is left out. Broken files, and runs whose budgets differ from those of their
-    neighbours, are named on the terminal and left out.
+    What is no run is left out, and so are trials of settings (`experiments.tune`). Broken files,
+    and runs whose budgets differ from those of their neighbours, are named on the terminal and left
+    out.
     """
     found: dict[Path, list[Run]] = {}
     for path in sorted(Path(folder).rglob("*.json"), key=_numbers_in_order):
-        run = _read(path)
+        run = None if TUNING in path.relative_to(folder).parts else _read(path)
         if run is None:
             continue
         beside = found.setdefault(path.parent, [])

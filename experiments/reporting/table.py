@@ -47,7 +47,7 @@ def suite_table(settings: Mapping[Path, Sequence[Run]]) -> str:
         if all(place in left for place in line.places.values()):
             parts.append(_line_table(line, [left.pop(place) for place in line.places.values()]))
     parts += [_setting_table(folder.name, runs) for folder, runs in left.items()]
-    return "\n\n".join([*parts, _made_by(settings)]) + "\n"
+    return "\n\n".join([*parts, made_by(settings)]) + "\n"
 
 
 def summary_table(settings: Mapping[Path, Sequence[Run]]) -> str:
@@ -59,7 +59,7 @@ def summary_table(settings: Mapping[Path, Sequence[Run]]) -> str:
         for method in every
     ]
     heads = ["method", *(name.replace("-", "<br>") for name in groups)]
-    return "\n\n".join([_markdown(heads, rows), f"{_NOTE} {_made_by(settings)}"])
+    return "\n\n".join([_markdown(heads, rows), f"{_NOTE} {made_by(settings)}"])
 
 
 def readme_table(text: str, name: str, table: str) -> str:
@@ -198,7 +198,7 @@ def _score_and_spend(runs: Sequence[Run]) -> str:
     return f"{_mean_score(runs)}<br>spends {100 * column(runs, 'spend_share').mean():.0f} %"
 
 
-def _made_by(settings: Mapping[Path, Sequence[Run]]) -> str:
+def made_by(settings: Mapping[Path, Sequence[Run]]) -> str:
     runs = [run for found in settings.values() for run in found]
     makers = sorted({(run.get("command", "?"), run.get("commit", "?")) for run in runs})
     names = (f"`{command}` at commit `{commit or 'none'}`" for command, commit in makers)
