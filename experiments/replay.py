@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from agents import Model, load
-from agents.common.values.ope import fitted_q_evaluation
+from agents.common.values.ope import FittedQEvaluation
 from experiments import cli
 from experiments.reporting.tables import print_table
 from experiments.results import provenance, write_json
@@ -62,17 +62,20 @@ def in_simulator(model: Model, o: Options) -> list[dict[str, Any]]:
 
 def on_log(model: Model, log: LoggedDataset, budgets: Sequence[float]) -> list[dict[str, Any]]:
     """Every estimator at every budget, each with its effective number of users."""
-    rows = []
+    policies = {}
     for budget in budgets:
         try:
-            policy = model.policy(budget)
+            policies[budget] = model.policy(budget)
         except ValueError as error:
             print(f"budget {budget:.4g} left out: {error}")
-            continue
-        q = fitted_q_evaluation(policy, log, progress=True)
-        for estimate in replay(policy, log, q).values():
-            rows.append({"budget": budget, **asdict(estimate)})
-    return rows
+    if not policies:
+        return []
+    values = FittedQEvaluation(log, progress=True).values(list(policies.values()))
+    return [
+        {"budget": budget, **asdict(estimate)}
+        for (budget, policy), q in zip(policies.items(), values, strict=True)
+        for estimate in replay(policy, log, q).values()
+    ]
 
 
 def verdict(rows: Sequence[dict[str, Any]], log: LoggedDataset) -> str:
