@@ -365,9 +365,9 @@ def test_the_level_is_that_of_the_days_own_transitions() -> None:
     lesson = lesson_of(data, user, torch.full_like(user, 1), 1, following)
     member.days.append(member.net)  # there is a last day's already
     member.learn(lesson, 1)
-    net, now = member.days[0], member._expected(lesson.obs, 1)
+    net = member.days[0]
     x = torch.cat([member._inputs(lesson.obs, 1), lesson.age], dim=1)
     shown = net.given(net.trunk(x), net.shift[lesson.action, lesson.outcome]).unflatten(1, (2, 2))
-    relative = (member._size(now) / net.unit).clamp(0.01, 100)[..., None]
+    relative = (member._size(lesson.obs, 1) / net.unit).clamp(0.01, 100)[..., None]
     mean = ((shown * net.spread + net.centre) * relative).mean(0)
     assert_allclose(mean, following.mean(0), rtol=1e-4)

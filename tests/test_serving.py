@@ -56,7 +56,14 @@ SMALL = {
     "batch": 256, "epochs": 1, "members": 2, "outcome_epochs": 1, "prices": 6, "progress": False,
     "rounds": 3, "steps": 8, "trees": 8, "updates": 20, "warm_epochs": 1, "width": 16,
 }  # fmt: skip
-FAST = ("mixed_policy", "greedy_uplift", "cluster", "dfcl", "bi_dfcl", "end_to_end")  # without torch
+FAST = (
+    "mixed_policy",
+    "greedy_uplift",
+    "cluster",
+    "dfcl",
+    "bi_dfcl",
+    "end_to_end",
+)  # without torch
 every_fast = pytest.mark.parametrize("name", FAST)
 
 

@@ -211,7 +211,7 @@ class Outcomes:
 
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
         """(E, B, K, Y, 16) probabilities, (E, B, 2, K, 16) mean reward and cost of the day, and
-        (E, B, 2, 16) the user's `Expected.size`.
+        (E, B, 2, 16) the user's `Expected.size`, or 1 where it is everyone's.
         """
         p = self.probability(x)
         amounts = self.table
@@ -221,6 +221,8 @@ class Outcomes:
             ratio = np.repeat(ratio.swapaxes(2, 3), 2, axis=-2)
             amounts = amounts * np.exp(ratio * self.varies)
         brought = p[:, :, None] * amounts
+        if self.varies is None:
+            return p, brought.sum(axis=-2), np.ones((*p.shape[:2], 2, LANES), np.float32)
         response, paid = p[:, :, 0, 2:], p[:, :, -1, 1::2]
         size = np.stack(
             [

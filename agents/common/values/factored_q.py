@@ -98,7 +98,7 @@ class FactoredMember:
             self.days.insert(0, self.days[0] if self.days else self._nothing())
             return None
         first, net = not self.days, self.net.requires_grad_(True)
-        size = self._size(self._expected(lesson.obs, day))
+        size = self._size(lesson.obs, day)
         net.unit = size.mean(0)
         relative = _relative(size, net.unit)
         following = lesson.following / relative
@@ -142,7 +142,7 @@ class FactoredMember:
         heads = slice(None) if head is None else head + g * torch.arange(d)
         h = net.trunk(nn.functional.pad(self._inputs(obs, day), (0, AGE)))
         future = [self._mean_value(net, h, now.probability[:, a], a, heads) for a in range(k)]
-        relative = _relative(self._size(now), net.unit)[:, None]
+        relative = _relative(self._size(obs, day, now), net.unit)[:, None]
         return measured[..., None] + torch.stack(future, dim=1).unflatten(-1, (d, -1)) * relative
 
     def _nothing(self) -> NextValue:
@@ -153,9 +153,12 @@ class FactoredMember:
     def _expected(self, obs: Tensor, day: int) -> Expected:
         return self.outcomes(obs, torch.full((len(obs),), day, device=obs.device))
 
-    def _size(self, now: Expected) -> Tensor:
+    def _size(self, obs: Tensor, day: int, now: Expected | None = None) -> Tensor:
         """(n, D) size of the users' rewards, costs and further uses; the latter are alike."""
-        return nn.functional.pad(now.size(), (0, self.uses.shape[1]), value=1.0)
+        if not self.outcomes.varies.any():
+            return obs.new_ones(len(obs), 2 + self.uses.shape[1])
+        size = (now or self._expected(obs, day)).size()
+        return nn.functional.pad(size, (0, self.uses.shape[1]), value=1.0)
 
     def _inputs(self, obs: Tensor, day: int) -> Tensor:
         return self.outcomes.inputs(obs, torch.full((len(obs),), day, device=obs.device))
