@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from agents import Model
+from agents.common.files import check_folder
 from experiments.curves import Curves
 from experiments.memory import forget_peak, peak_memory
 from experiments.methods import method
@@ -169,9 +170,10 @@ def train(
         oracles: best responses learned from the log before, by other methods.
     """
     torch.set_num_threads(1)
+    place = check_folder(folder / "model")
     with Curves(folder) as track:
         model, seconds = (oracles or Oracles()).fit(name, log, config, seed, track)
-    model.save(folder / "model")
+    model.save(place)
     return model, seconds
 
 

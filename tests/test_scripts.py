@@ -30,6 +30,16 @@ def model(log: Path) -> Path:
     return out
 
 
+def test_a_folder_that_takes_no_model_is_an_error_before_training(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "letters.txt").touch()
+    monkeypatch.setattr("agents.mixed_policy.fit", lambda *_, **__: pytest.fail("it trains"))
+    with pytest.raises(ValueError, match="exists and is no model folder"):
+        train.main(["--log", str(log), "--out", str(tmp_path), *TINY])
+
+
 def test_training_leaves_model_and_curves(model: Path) -> None:
     assert (model / "model" / "model.safetensors").exists()
     assert list((model / "tensorboard").iterdir())

@@ -20,6 +20,18 @@ FORMAT = 1
 W = TypeVar("W")  # a tensor or an array
 
 
+def check_folder(folder: str | Path) -> Path:
+    """The folder, if a model may be written there: ask before training, not after it.
+
+    Raises:
+        ValueError: if the folder exists and holds something that is not a model.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "model.json").exists():
+        raise ValueError(f"{folder} exists and is no model folder: choose another one")
+    return folder
+
+
 def save_model(
     folder: str | Path, method: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
@@ -30,9 +42,7 @@ def save_model(
     """
     from safetensors.torch import save_file
 
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "model.json").exists():
-        raise ValueError(f"{folder} exists and is no model folder: choose another one")
+    folder = check_folder(folder)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     scratch.mkdir(parents=True)
     # Copies, because the format refuses tensors that share memory.
