@@ -27,6 +27,9 @@ from agents.common.values.fitted_q import AGE, Lesson
 from agents.common.values.response import Expected, OutcomeModel
 
 
+_ROWS = 8192  # users looked at at once, so that intermediate arrays stay small
+
+
 class NextValue(nn.Module):
     """G[t]: the next morning's mean values, given state, incentive and outcome."""
 
@@ -98,7 +101,7 @@ class FactoredMember:
             self.days.insert(0, self.days[0] if self.days else self._nothing())
             return None
         first, net = not self.days, self.net.requires_grad_(True)
-        size = self._size(lesson.obs, day)
+        size = torch.cat([self._size(some, day) for some in lesson.obs.split(_ROWS)])
         net.unit = size.mean(0)
         relative = _relative(size, net.unit)
         following = lesson.following / relative
