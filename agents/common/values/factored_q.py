@@ -26,7 +26,6 @@ from agents.common.nets import Schedule, minimise, mlp, seeded
 from agents.common.values.fitted_q import AGE, Lesson
 from agents.common.values.response import Expected, OutcomeModel
 
-
 _ROWS = 8192  # users looked at at once, so that intermediate arrays stay small
 
 
