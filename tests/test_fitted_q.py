@@ -355,19 +355,23 @@ def test_values_follow_the_size_of_the_user() -> None:
     assert np.corrcoef(first[small], exact[small])[0, 1] > 0.8
 
 
-def test_the_level_is_that_of_the_days_own_transitions() -> None:
+@pytest.mark.parametrize("sized", [False, True])
+def test_the_level_is_that_of_the_days_own_transitions(sized: bool) -> None:
+    """Whether values follow the size of the users, or have nothing to do with it."""
     log = rollout(RandomPolicy(K), CONFIG, 400, seed=2)
     size = np.exp(log.obs[:, :1, 0])
     data = panel(replace(log, reward=log.reward * size))
     (member,) = members_of(data, torch.zeros(400, dtype=torch.long), 1, heads=2, steps=3, batch=64)
     user = torch.arange(400)
     following = torch.randn(400, 2, 2, generator=torch.Generator().manual_seed(0)) + 5
-    lesson = lesson_of(data, user, torch.full_like(user, 1), 1, following)
-    member.days.append(member.net)  # there is a last day's already
-    member.learn(lesson, 1)
+    if sized:
+        following[:, 0] *= torch.as_tensor(size)
+    lesson = lesson_of(data, user, torch.full_like(user, T - 2), T - 2, following)
+    member.learn(lesson, T - 2)
     net = member.days[0]
-    x = torch.cat([member._inputs(lesson.obs, 1), lesson.age], dim=1)
+    assert net.sized.tolist() == [float(sized), 0.0]
+    x = torch.cat([member._inputs(lesson.obs, T - 2), lesson.age], dim=1)
     shown = net.given(net.trunk(x), net.shift[lesson.action, lesson.outcome]).unflatten(1, (2, 2))
-    relative = (member._size(lesson.obs, 1) / net.unit).clamp(0.01, 100)[..., None]
+    relative = net.relative(member._size(lesson.obs, T - 2))
     mean = ((shown * net.spread + net.centre) * relative).mean(0)
     assert_allclose(mean, following.mean(0), rtol=1e-4)

@@ -52,7 +52,7 @@ class FactoredValues:
 
     def _following(self, x: Array, p: Array, size: Array, day: int, heads: Array) -> Array:
         """sum_y P(y | s, a) G(s, a, y), (E, B, D, H, K, 16)."""
-        trunk, shift, head, unit = self.day(day)
+        trunk, shift, head, (unit, sized) = self.day(day)
         weight, bias = (part[:, :, heads] for part in head)
         e, d, h, joint = weight.shape
         weight, half = weight.reshape(e, 1, 1, 1, d * h, joint), trunk(x)[:, :, None, None]
@@ -74,11 +74,14 @@ class FactoredValues:
             values.sum(axis=3, out=total[:, :, k : k + step])
         total += bias.reshape(e, 1, 1, d * h, LANES)
         values = np.moveaxis(total.reshape(*total.shape[:3], d, h, LANES), 2, 4)
-        values[:, :, :2] *= np.clip(size / unit, 0.01, 100.0)[:, :, :, None, None]
+        relative = np.clip(size / unit, 0.01, 100.0) ** sized
+        values[:, :, :2] *= relative[:, :, :, None, None]
         return values
 
-    def _day(self, day: int) -> tuple[Mlp, Array, tuple[Array, Array], Array]:
-        """Half of the trunk's output, half of the shifts, the head in the log's units, the unit."""
+    def _day(self, day: int) -> tuple[Mlp, Array, tuple[Array, Array], tuple[Array, Array]]:
+        """Half of the trunk's output, half of the shifts, the head in the log's units, and the
+        mean size of users and whether it counts.
+        """
         nets = [under(f"next.{day}", m) for m in self.members]
         first = stacked(nets, "trunk.0.0.weight")
         n_in = self.outcomes.inputs.mean.shape[-1]  # the columns after them are 0 at serving
@@ -88,8 +91,9 @@ class FactoredValues:
         )
         trunk = Mlp(layers, Dense.of(*layer(nets, "trunk.1"), scale=0.5))
         shift = stacked(nets, "shift")[(slice(None), *self.pairs)]
-        unit = np.maximum(stacked(nets, "unit")[:, :2], 1e-12)
-        return trunk, lanes(shift * 0.5), _head(nets, "head", 1), lanes(unit)
+        unit = lanes(np.maximum(stacked(nets, "unit")[:, :2], 1e-12))
+        sized = lanes(stacked(nets, "sized")[:, :2])
+        return trunk, lanes(shift * 0.5), _head(nets, "head", 1), (unit, sized)
 
 
 class PlainValues:

@@ -11,7 +11,7 @@ nothing about the next state.
 
 Who spends ten times as much has values ten times as large, and as noisy. So the regression is a
 weighted one: targets are divided by the size of the user's own measurements (what a response
-brings, what a redemption costs), which the outcome model knows.
+brings, what a redemption costs), which the outcome model knows, if that makes them more alike.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class NextValue(nn.Module):
     centre: Tensor  # (D, G) of the targets
     spread: Tensor  # (D, G)
     unit: Tensor  # (D,) mean size of the users' measurements
+    sized: Tensor  # (D,) 1 where values follow the size, else 0
 
     def __init__(
         self, n_in: int, n_actions: int, n_outcomes: int, shape: tuple[int, int], width: int,
@@ -44,6 +45,7 @@ class NextValue(nn.Module):
         self.register_buffer("centre", torch.zeros(shape))
         self.register_buffer("spread", torch.ones(shape))
         self.register_buffer("unit", torch.ones(shape[0]))
+        self.register_buffer("sized", torch.zeros(shape[0]))
         self.trunk = nn.Sequential(mlp(n_in, width, 2), nn.Linear(width, joint))
         # What was offered and what came of it shifts the last hidden layer only, so that one
         # pass through the trunk serves every (incentive, outcome).
@@ -63,10 +65,19 @@ class NextValue(nn.Module):
         """(n, D * G) standardised values for trunk output h and shifts, both (n, joint)."""
         return self.head(nn.functional.silu(h + shift))
 
+    def relative(self, size: Tensor) -> Tensor:
+        """(n, D, 1) by what values are multiplied for users of these sizes (n, D)."""
+        return _multiple(size, self.unit).pow(self.sized)[..., None]
 
-def _relative(size: Tensor, unit: Tensor) -> Tensor:
-    """(n, D, 1) sizes as multiples of their mean, within reason."""
-    return (size / unit.clamp(min=1e-12)).clamp(0.01, 100.0)[..., None]
+
+def _multiple(size: Tensor, unit: Tensor) -> Tensor:
+    """Sizes as multiples of their mean, within reason."""
+    return (size / unit.clamp(min=1e-12)).clamp(0.01, 100.0)
+
+
+def _variation(values: Tensor) -> Tensor:
+    """(D,) spread of values (n, D, G) relative to their mean, over all heads."""
+    return values.std(0).sum(-1) / values.mean(0).abs().sum(-1).clamp(min=1e-12)
 
 
 class FactoredMember:
@@ -102,7 +113,10 @@ class FactoredMember:
         first, net = not self.days, self.net.requires_grad_(True)
         size = torch.cat([self._size(some, day) for some in lesson.obs.split(_ROWS)])
         net.unit = size.mean(0)
-        relative = _relative(size, net.unit)
+        if first:
+            alike = _variation(lesson.following / _multiple(size, net.unit)[..., None])
+            net.sized = (alike < _variation(lesson.following)).float()
+        relative = net.relative(size)
         following = lesson.following / relative
         net.centre = following.mean(0)
         net.spread = following.std(0, correction=0).clamp(min=1e-6)
@@ -144,7 +158,7 @@ class FactoredMember:
         heads = slice(None) if head is None else head + g * torch.arange(d)
         h = net.trunk(nn.functional.pad(self._inputs(obs, day), (0, AGE)))
         future = [self._mean_value(net, h, now.probability[:, a], a, heads) for a in range(k)]
-        relative = _relative(self._size(obs, day, now), net.unit)[:, None]
+        relative = net.relative(self._size(obs, day, now))[:, None]
         return measured[..., None] + torch.stack(future, dim=1).unflatten(-1, (d, -1)) * relative
 
     def _nothing(self) -> NextValue:
