@@ -94,7 +94,7 @@ def test_mixture_is_what_the_server_serves(
     assert same.mean() > 0.7
     for field in ("incentive", "expected_reward", "expected_cost"):
         told = getattr(served, field.removeprefix("expected_"))[same]
-        assert_allclose(out.column(field).to_numpy()[same], told, rtol=1e-6, atol=1e-7)
+        assert_allclose(out.column(field).to_numpy()[same], told, rtol=1e-5, atol=1e-6)
 
 
 def test_knapsack_is_the_exact_one(

@@ -52,7 +52,7 @@ def test_methods_are_there_in_all_their_variants() -> None:
         (["dfcl-ifd", "cluster"], {"dfcl-ifd", "cluster"}),
         (["two_stage"], {"two_stage"}),
         (["greedy_uplift"], {"greedy_uplift-"}),
-        (method_names(), {*method_names(), "greedy_uplift-", "dfcl-"}),
+        (method_names(), {*method_names(), "greedy_uplift-", "dfcl-", "bi_dfcl-"}),
     ],
 )
 def test_rows_are_chosen_by_name(names: list[str], expected: set[str]) -> None:

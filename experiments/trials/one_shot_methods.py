@@ -26,11 +26,14 @@ REFERENCE = "two_stage"
 VARIANTS = ("learner", "loss")  # fields of a Config
 # Allocators of a single day, and the main method. Others of agents/ take part if they are named:
 # on one day they differ from the main method only in how they find the price.
-METHODS = (REFERENCE, "greedy_uplift", "dfcl", "end_to_end", "cluster", "mixed_policy")
+METHODS = (
+    REFERENCE, "greedy_uplift", "dfcl", "bi_dfcl", "end_to_end", "cluster", "mixed_policy",
+)  # fmt: skip
 # What a row's name begins with, by what it is trained for.
 DECISION, DIRECT, TWO_STAGE, OTHER = "decision-focused", "direct score", "two-stage", "other"
 KINDS = {
     "dfcl": DECISION,
+    "bi_dfcl": DECISION,
     "end_to_end": DECISION,
     "greedy_uplift-drm": DIRECT,
     "greedy_uplift-drp": DIRECT,
