@@ -67,8 +67,8 @@ def test_unknown_rows_are_refused() -> None:
 
 
 def test_a_module_of_yours_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_lab").mkdir()
-    (tmp_path / "my_lab" / "thrifty.py").write_text(
+    (tmp_path / "your_lab").mkdir()
+    (tmp_path / "your_lab" / "thrifty.py").write_text(
         "from dataclasses import dataclass\n"
         "from typing import Literal\n"
         "@dataclass(frozen=True)\n"
@@ -78,8 +78,8 @@ def test_a_module_of_yours_joins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "def fit(log, config=Config(), seed=0): ...\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = entries(["my_lab.thrifty"])
-    assert [entry.name for entry in found] == ["my_lab.thrifty-a", "my_lab.thrifty-b"]
+    found = entries(["your_lab.thrifty"])
+    assert [entry.name for entry in found] == ["your_lab.thrifty-a", "your_lab.thrifty-b"]
     assert found[1].config("lbcf").loss == "b"
     assert found[1].config("lbcf").width == one_shot_methods.SETTINGS["lbcf"]["width"]
     assert kind(found[1].name) == OTHER
