@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -76,7 +77,16 @@ def evaluate(
     apart = budget < math.inf or isinstance(policy, Reference)
     together = 1 if apart else max(_AUDIENCE // n_users, 1)
     batches = [runs[i : i + together] for i in range(0, len(runs), together)]
-    sums = np.concatenate([_sums(policy, config, n_users, batch, budget) for batch in batches])
+
+    @lru_cache(maxsize=1)  # campaigns of the same users come one after another
+    def acting(seed: int) -> Policy:
+        if isinstance(policy, Reference):
+            return policy.for_users(sample_users(config, n_users, seed))
+        return policy
+
+    sums = np.concatenate(
+        [_sums(acting(batch[0][0]), config, n_users, batch, budget) for batch in batches]
+    )
     reward, cost, offered, refused = sums.reshape(len(seeds), repeats, 4).sum(axis=1).T
     campaigns = n_users * repeats
     return Evaluation(
@@ -86,7 +96,7 @@ def evaluate(
 
 
 def _sums(
-    policy: Policy | Reference,
+    policy: Policy,
     config: CampaignConfig,
     n_users: int,
     runs: Sequence[tuple[int, int]],
@@ -94,10 +104,9 @@ def _sums(
 ) -> Array:
     """(runs, 4) reward, cost, offers and refused offers of populations (seed, repeat)."""
     users = concatenate([sample_users(config, n_users, seed) for seed, _ in runs])
-    acting = policy.for_users(users) if isinstance(policy, Reference) else policy
     luck = [seed + repeat * _OTHER_LUCK for seed, repeat in runs]
     sums = np.zeros((len(runs), 4))
-    for d in days(acting, config, users, luck, budget):
+    for d in days(policy, config, users, luck, budget):
         measured = np.stack([d.reward, d.cost, d.action > 0, d.refused], axis=1)
         sums += measured.reshape(len(runs), n_users, 4).sum(axis=1)
     return sums

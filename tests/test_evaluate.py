@@ -125,6 +125,18 @@ def test_reference_is_made_for_each_population_and_earns_its_plan() -> None:
         assert abs(gap.mean()) <= 4 * standard_error(gap)
 
 
+def test_reference_is_made_once_for_the_campaigns_of_a_population() -> None:
+    made = []
+
+    class Counting(Oracle):
+        def for_users(self, users: Users) -> Policy:
+            made.append(users.features[0, 0])
+            return super().for_users(users)
+
+    evaluate(Counting(0.1), CONFIG, n_users=5, seeds=[4, 7], repeats=3)
+    assert made == [sample_users(CONFIG, 5, seed).features[0, 0] for seed in (4, 7)]
+
+
 def test_errors_are_those_of_the_mean() -> None:
     samples = np.array([1.0, 2.0, 4.0, 5.0])
     assert standard_error(samples) == pytest.approx(math.sqrt(10 / 3 / 4))

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from experiments.plots.drawing import legend, panels
 from experiments.plots.titles import looks, reward_unit, shown_name
-from experiments.reporting.replayed import ESTIMATORS, accuracy, column, replayed
-from experiments.reporting.runs import Groups, Run, setting_of
+from experiments.reporting.replayed import ESTIMATORS, accuracy, estimates, replayed
+from experiments.reporting.runs import Groups, Run, column, setting_of
 from marketing_env.config import Array
 
 _ROOM = 0.6  # beside the true rewards, in their range
@@ -22,9 +22,10 @@ def replay(groups: Groups, title: str) -> Figure:
     every = [run for runs in found.values() for run in runs]
     fig, axes = panels(2, 2, title, height=8.2, sharex=True, sharey=True)
     low, high = _frame(every)
+    look = looks(found)
     for ax, estimator in zip(axes, ESTIMATORS, strict=True):
         ax.plot([low, high], [low, high], color="black", lw=1, label="estimate = truth")
-        beyond = sum(_points(ax, runs, estimator, method, looks(found)[method], (low, high))
+        beyond = sum(_points(ax, runs, estimator, method, look[method], (low, high))
                      for method, runs in found.items())  # fmt: skip
         ax.set_title(
             f"{estimator.replace('_', ' ')}: {_said(every, estimator, beyond)}", loc="left"
@@ -54,7 +55,7 @@ def says(groups: Groups) -> str:
 
 def _frame(runs: list[Run]) -> tuple[float, float]:
     """What the axes show: the true rewards, and some room."""
-    true = np.array([[row["reward"] for row in run["rows"]] for run in runs])
+    true = column(runs, "reward")
     room = _ROOM * max(float(np.ptp(true)), 0.02 * float(np.abs(true).max()))
     return float(true.min()) - room, float(true.max()) + room
 
@@ -69,8 +70,8 @@ def _points(
 ) -> int:
     """Means over training seeds, which are pale; returns how many means lie beyond the frame."""
     colour, marker = look
-    true = np.array([[row["reward"] for row in run["rows"]] for run in runs])
-    told, error = (column(runs, estimator, key) for key in ("reward", "reward_error"))
+    true = column(runs, "reward")
+    told, error = (estimates(runs, estimator, key) for key in ("reward", "reward_error"))
     if len(runs) > 1:
         ax.plot(true.ravel(), told.ravel(), ls="", marker=".", ms=4, color=colour, alpha=0.3)
     x, y, half = (_means(part) for part in (true, told, 1.96 * error))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.reporting.runs import Run, by_method, by_suite
+from experiments.reporting.runs import Run, by_method, by_suite, column
 from experiments.reporting.table import as_markdown, made_by
 from marketing_env.config import Array
 
@@ -55,7 +55,7 @@ def accuracy(runs: Sequence[Run], estimator: str) -> Accuracy:
     """Of one estimator over the policies of runs that have estimates."""
     every = np.concatenate([errors(run, estimator) for run in runs])
     known = every[np.isfinite(every)]
-    weighted = column(runs, estimator, "effective_users")
+    weighted = estimates(runs, estimator, "effective_users")
     return Accuracy(
         bias=float(known.mean()) if len(known) else np.nan,
         error=float((known**2).mean() ** 0.5) if len(known) else np.nan,
@@ -63,27 +63,27 @@ def accuracy(runs: Sequence[Run], estimator: str) -> Accuracy:
         cost_coverage=_coverage(runs, estimator, "cost"),
         ranked=_ranked(runs, estimator),
         effective_users=float(np.median(weighted)),
-        estimated=int(np.isfinite(column(runs, estimator, "reward")).sum()),
+        estimated=int(np.isfinite(estimates(runs, estimator, "reward")).sum()),
         policies=weighted.size,
     )
 
 
-def column(runs: Sequence[Run], estimator: str, key: str) -> Array:
+def estimates(runs: Sequence[Run], estimator: str, key: str) -> Array:
     """(runs, budgets) numbers of an estimator."""
     return np.array([[row["replay"][estimator][key] for row in run["rows"]] for run in runs])
 
 
 def errors(run: Run, estimator: str) -> Array:
     """(budgets,) error of the estimated gain, % of the mean true gain; NaN if nothing is gained."""
-    true = np.array([row["gain"] for row in run["rows"]])
+    true = column([run], "gain")[0]
     mean = true.mean()
-    gap = column([run], estimator, "gain")[0] - true
+    gap = estimates([run], estimator, "gain")[0] - true
     return 100 * gap / mean if mean > 0 else np.full(len(true), np.nan)
 
 
 def _coverage(runs: Sequence[Run], estimator: str, what: str) -> float:
-    told, error = (column(runs, estimator, key) for key in (what, f"{what}_error"))
-    true = np.array([[row[what] for row in run["rows"]] for run in runs])
+    told, error = (estimates(runs, estimator, key) for key in (what, f"{what}_error"))
+    true = column(runs, what)
     noise = np.array([[_noise(row, what) for row in run["rows"]] for run in runs])
     known = np.isfinite(told)
     inside = np.abs(told - true) <= 1.96 * np.hypot(error, np.nan_to_num(noise))
@@ -98,8 +98,8 @@ def _noise(row: Mapping[str, float], what: str) -> float:
 def _ranked(runs: Sequence[Run], estimator: str) -> float:
     """NaN, a constant or a single budget have no rank."""
     found = []
-    for told, run in zip(column(runs, estimator, "reward"), runs, strict=True):
-        true = np.array([row["reward"] for row in run["rows"]])
+    for told, run in zip(estimates(runs, estimator, "reward"), runs, strict=True):
+        true = column([run], "reward")[0]
         if np.isfinite(told).all() and np.ptp(told) > 0 and np.ptp(true) > 0:
             found.append(stats.spearmanr(told, true).statistic)
     return float(np.mean(found)) if found else np.nan

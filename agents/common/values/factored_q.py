@@ -23,10 +23,8 @@ from torch import Tensor, nn
 
 from agents.common import files
 from agents.common.nets import Schedule, minimise, mlp, seeded
-from agents.common.values.fitted_q import AGE, Lesson
+from agents.common.values.fitted_q import AGE, ROWS, Lesson
 from agents.common.values.response import Expected, OutcomeModel
-
-_ROWS = 8192  # users looked at at once, so that intermediate arrays stay small
 
 
 class NextValue(nn.Module):
@@ -111,7 +109,7 @@ class FactoredMember:
             self.days.insert(0, self.days[0] if self.days else self._nothing())
             return None
         first, net = not self.days, self.net.requires_grad_(True)
-        size = torch.cat([self._size(some, day) for some in lesson.obs.split(_ROWS)])
+        size = torch.cat([self._size(some, day) for some in lesson.obs.split(ROWS)])
         net.unit = size.mean(0)
         if first:
             alike = _variation(lesson.following / _multiple(size, net.unit)[..., None])

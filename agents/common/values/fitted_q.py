@@ -30,7 +30,7 @@ from agents.common.nets import Track, no_track
 from agents.common.tensors import Panel
 
 AGE = 3  # columns of `Lesson.age`
-_ROWS = 8192  # users valued at once, so that intermediate arrays stay small
+ROWS = 8192  # users valued at once, so that intermediate arrays stay small
 
 
 class Lesson(NamedTuple):
@@ -167,7 +167,7 @@ def backward_pass(
                 return torch.zeros(len(obs), *shape, device=obs.device)
             jobs = pool.map(
                 lambda obs, user: _values(members, obs, user, day, fold, choose),
-                obs.split(_ROWS), user.split(_ROWS),
+                obs.split(ROWS), user.split(ROWS),
             )  # fmt: skip
             return torch.cat(list(jobs))
 

@@ -14,7 +14,7 @@ from agents.common.nets import Schedule
 from agents.common.tensors import panel
 from agents.common.types import Array
 from agents.common.values.factored_q import FactoredMember
-from agents.common.values.fitted_q import ActionValues, backward_pass
+from agents.common.values.fitted_q import ROWS, ActionValues, backward_pass
 from agents.common.values.response import fit_members
 from marketing_env import DayView, LoggedDataset, MixedPolicy, Policy
 
@@ -78,7 +78,7 @@ class FittedQEvaluation:
         days = []
         for day in range(self.log.horizon):
             parts = []
-            for rows in torch.arange(self.log.n_users).split(8192):
+            for rows in torch.arange(self.log.n_users).split(ROWS):
                 members = values.members(self.data.obs[rows, day], day)
                 each = torch.arange(len(rows))
                 parts.append(members[self.fold[rows], each, :, :, follows[:, rows]])

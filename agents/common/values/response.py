@@ -49,7 +49,7 @@ class Expected(NamedTuple):
 
     def size(self) -> Tensor:
         """(n, 2) mean reward of a response to no incentive, mean cost of redeeming the last one."""
-        response, paid = (self.probability[:, 0, 2:], self.probability[:, -1, 1::2])
+        response, paid = self.probability[:, 0, 2:], self.probability[:, -1, 1::2]
         reward = (response * self.reward[:, 0, 2:]).sum(-1) / response.sum(-1).clamp(min=1e-12)
         cost = (paid * self.cost[:, -1, 1::2]).sum(-1) / paid.sum(-1).clamp(min=1e-12)
         return torch.stack([reward, cost], dim=-1).abs()
