@@ -21,6 +21,11 @@ RESERVED = (*REQUIRED, "bucket")
 MAX_DAYS = 3_660
 
 
+def feature_columns(names: Iterable[str]) -> list[str]:
+    """The names that are features: not those a log needs, nor a data frame's row numbers."""
+    return [n for n in names if n not in RESERVED and not n.startswith("__index_level_")]
+
+
 def bucket_of(user_id: Any, salt: str = "") -> float:
     """A user's number in [0, 1), from its id alone: the same on every machine and every day."""
     return float(buckets_of([user_id], salt)[0])
@@ -139,7 +144,7 @@ def _feature_names(table: Any, features: Sequence[str] | None) -> list[str]:
             f"missing columns: {', '.join(missing)}; the table has {', '.join(names) or 'none'}"
             + why * ("propensity" in missing)
         )
-    wanted = list(features or (name for name in names if name not in RESERVED))
+    wanted = list(features or feature_columns(names))
     if not wanted or {*wanted} & {*RESERVED}:
         raise ValueError(f"features = {wanted}: allowed is one at least, none of {RESERVED}")
     if not len(table):

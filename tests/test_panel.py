@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,9 +86,11 @@ def test_every_kind_of_table_gives_the_same_log(make: Any) -> None:
     assert same(LoggedDataset.from_table(given), LoggedDataset.from_table(table()))
 
 
-def test_index_of_a_data_frame_is_no_feature() -> None:
+def test_index_of_a_data_frame_is_no_feature(tmp_path: Path) -> None:
     frame = pd.DataFrame(table(), index=[7, 3, 9, 1, 5])
     assert LoggedDataset.from_table(frame).columns == ("age", "visits")
+    frame.to_parquet(tmp_path / "with_index.parquet")
+    assert LoggedDataset.load(tmp_path / "with_index.parquet").columns == ("age", "visits")
     mixed = frame.assign(age=["1", 2, 3, 4, 5])
     with pytest.raises(ValueError, match="column 'age', row 1: 2"):
         LoggedDataset.from_table(mixed)

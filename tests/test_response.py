@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,20 @@ def test_truth_is_recovered(incentives: tuple[float, ...], percent: bool) -> Non
     assert_allclose(reward, active * basket, rtol=0.12)
     offer = np.array(incentives) * (basket if percent else 1)
     assert_allclose(cost, paid * offer, rtol=0.15, atol=1e-9)
+
+
+def test_means_of_rewards_that_may_be_negative_follow_the_state() -> None:
+    log = made_log(12_000, FEW, False, seed=2)
+    noise = np.random.default_rng(3).normal(0, 1, log.reward.shape)
+    _, reward, _ = expected(fitted(replace(log, reward=log.reward - 5 + noise), epochs=10))
+    active = 0.2 + 0.3 * X + 0.06 * np.arange(len(FEW))
+    assert_allclose(reward, active * (10 + 5 * X) - 5, atol=0.5)
+
+
+def test_a_model_names_columns_that_it_does_not_know() -> None:
+    model = fitted(made_log(1_000, FEW, False, seed=4), epochs=1)
+    with pytest.raises(ValueError, match="obs has 3 columns: the model learned from 1"):
+        model(torch.zeros(5, 3), torch.zeros(5))
 
 
 def test_a_dose_has_few_functions_and_other_incentives_their_own() -> None:

@@ -53,6 +53,18 @@ def calendar(day: Tensor, horizon: int) -> Tensor:
     return torch.stack([day / horizon, torch.sin(week), torch.cos(week)], dim=-1)
 
 
+def standardised(obs: Tensor, day: Tensor, horizon: int, mean: Tensor, scale: Tensor) -> Tensor:
+    """(n, d + 3) observation and calendar, less their mean, in units of their scale.
+
+    Raises:
+        ValueError: if the observation has not the d columns whose mean and scale these are.
+    """
+    wanted = len(mean) - 3
+    if obs.shape[-1] != wanted:
+        raise ValueError(f"obs has {obs.shape[-1]} columns: the model learned from {wanted}")
+    return (torch.cat([obs, calendar(day, horizon)], dim=-1) - mean) / scale
+
+
 def minimise(
     parameters: Iterable[nn.Parameter],
     loss: Callable[[Tensor], Tensor],

@@ -24,7 +24,7 @@ import agents
 from agents.common.mckp import stream
 from agents.common.served import mixture_stream
 from agents.common.types import Array
-from marketing_env.panel import RESERVED, buckets_of
+from marketing_env.panel import buckets_of, feature_columns
 
 BATCH = 32_768  # users at once
 _PARTS = {
@@ -106,7 +106,7 @@ def score(plan: Plan, users: pa.RecordBatch) -> pa.RecordBatch:
     Raises:
         ValueError: if a column is missing, or a feature is no finite number.
     """
-    ids, features = users.column(_column(users, "user_id")), feature_names(users.schema)
+    ids, features = users.column(_column(users, "user_id")), feature_columns(users.schema.names)
     obs = np.empty((len(users), len(features)), dtype=np.float32)
     for j, name in enumerate(features):
         obs[:, j] = _numbers(users, name)
@@ -149,11 +149,6 @@ def allocated(plan: Plan, offers: pa.RecordBatch, cut: Any) -> pa.RecordBatch:
     named = zip(_ALLOCATED.items(), chosen, strict=True)
     columns = {name: pa.array(x.astype(kind.to_pandas_dtype()), kind) for (name, kind), x in named}
     return pa.RecordBatch.from_pydict({"user_id": offers.column("user_id"), **columns})
-
-
-def feature_names(schema: pa.Schema) -> list[str]:
-    """Columns of a table of users that are features."""
-    return [name for name in schema.names if name not in RESERVED]
 
 
 @lru_cache(8)

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded
+from agents.common.nets import Track, minimise, mlp, no_track, seeded, standardised
 from agents.common.one_day.direct_rank import arm_weights
 from agents.common.tensors import panel
 from agents.common.types import Array
@@ -117,8 +117,7 @@ class Inputs(nn.Module):
 
     def forward(self, obs: Tensor, day: Tensor) -> Tensor:
         """(m, d + 3)"""
-        x = torch.cat([obs, calendar(day, self.horizon)], dim=-1)
-        return (x - self.mean) / self.spread
+        return standardised(obs, day, self.horizon, self.mean, self.spread)
 
     def fit(self, obs: Tensor, day: Tensor) -> None:
         x = self(obs, day)

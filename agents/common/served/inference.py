@@ -200,8 +200,9 @@ class Outcomes:
         self.table = lanes(table)  # (E, 1, 2, K, Y, 16)
         logits = Dense.of(*_by_dose(members, "logits", stacked(members, "offset")))
         self.logits = Mlp(Mlp.of(members, ("trunk.0", "trunk.2")).hidden, logits)
-        log_means = Dense.of(*_by_dose(members, "log_means", np.zeros(1)))
-        self.log_means = Mlp(Mlp.of(members, ("mean_trunk.0", "mean_trunk.2")).hidden, log_means)
+        means = Dense.of(*_by_dose(members, "means", np.zeros(1)))
+        self.means = Mlp(Mlp.of(members, ("mean_trunk.0", "mean_trunk.2")).hidden, means)
+        self.unit = stacked(members, "unit")[:, None, :, None, None, None]
         varies = stacked(members, "varies")
         self.varies = lanes(varies) if varies.any() else None
 
@@ -217,9 +218,11 @@ class Outcomes:
         amounts = self.table
         if self.varies is not None:
             shape = (*x.shape[:2], self.n_actions, 2, self.n_levels, LANES)
-            ratio = self.log_means(x).reshape(shape)
-            ratio = np.repeat(ratio.swapaxes(2, 3), 2, axis=-2)
-            amounts = amounts * np.exp(ratio * self.varies)
+            departure = self.means(x).reshape(shape)
+            departure = np.repeat(departure.swapaxes(2, 3), 2, axis=-2) * self.varies
+            amounts = self.table * np.exp(departure)
+            if self.unit.any():
+                amounts = np.where(self.unit > 0, self.table + self.unit * departure, amounts)
         brought = p[:, :, None] * amounts
         if self.varies is None:
             return p, brought.sum(axis=-2), np.ones((*p.shape[:2], 2, LANES), np.float32)

@@ -5,7 +5,8 @@ one further level only where the size matters, `tensors.reward_bins`) and whethe
 (the incentive was redeemed). The model gives
 
     P(y | s, a) = P(level | s, a) P(paid | level, s, a)     cross-entropy on every logged user-day
-    rbar, cbar(s, a, y)    mean reward and cost of each outcome, by gamma regression
+    rbar, cbar(s, a, y)    mean reward and cost of each outcome, by gamma regression; of rewards
+                           that may be negative by least squares
 
 for all days at once, so that E[r | s, a] = sum_y P(y | s, a) rbar(s, a, y), and the same for cost.
 The chain of two questions lets every user-day teach how often users respond, and the paid ones
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded
+from agents.common.nets import Track, minimise, mlp, no_track, seeded, standardised
 from agents.common.tensors import Panel
 
 _DOSE_SCALES = (1 / 8, 3 / 8, 9 / 8)  # of the largest dose
@@ -65,6 +66,7 @@ class OutcomeModel(nn.Module):
     seen: Tensor  # (K, Y) bool: the outcome occurred under the incentive
     table: Tensor  # (2, K, Y) mean reward and cost of the log
     varies: Tensor  # (2, K, Y) bool
+    unit: Tensor  # (2,) spread of rewards, of costs, if some are negative; else 0
 
     def __init__(
         self, n_obs: int, n_actions: int, n_levels: int, n_basis: int, horizon: int, width: int
@@ -78,14 +80,15 @@ class OutcomeModel(nn.Module):
         self.register_buffer("seen", torch.ones(n_actions, n_y, dtype=torch.bool))
         self.register_buffer("table", torch.zeros(2, n_actions, n_y))
         self.register_buffer("varies", torch.zeros(2, n_actions, n_y, dtype=torch.bool))
+        self.register_buffer("unit", torch.zeros(2))
         self.trunk = mlp(n_in, width, 2)
         self.logits = nn.Linear(width, n_questions * (1 + n_basis))
         self.offset = nn.Parameter(torch.zeros(n_actions, n_questions))
-        # Means follow the level alone: whether a day's incentive was redeemed only scales them.
+        # Means follow the level alone: whether a day's incentive was redeemed only shifts them.
         self.mean_trunk = mlp(n_in, width, 2)
-        self.log_means = nn.Linear(width, 2 * n_levels * (1 + n_basis))
-        nn.init.zeros_(self.log_means.weight)
-        nn.init.zeros_(self.log_means.bias)
+        self.means = nn.Linear(width, 2 * n_levels * (1 + n_basis))
+        nn.init.zeros_(self.means.weight)
+        nn.init.zeros_(self.means.bias)
 
     @classmethod
     def rebuild(cls, state: Mapping[str, Tensor], horizon: int) -> OutcomeModel:
@@ -98,8 +101,7 @@ class OutcomeModel(nn.Module):
 
     def inputs(self, obs: Tensor, day: Tensor) -> Tensor:
         """Standardised observation and calendar, (n, d + 3)."""
-        x = torch.cat([obs, calendar(day, self.horizon)], dim=-1)
-        return (x - self.mean) / self.scale
+        return standardised(obs, day, self.horizon, self.mean, self.scale)
 
     def log_probability(self, x: Tensor, action: Tensor | None = None) -> Tensor:
         """(n, K, Y) of every incentive, or (n, Y) of one for each row; unnormalised."""
@@ -112,9 +114,12 @@ class OutcomeModel(nn.Module):
         seen = self.seen if action is None else self.seen[action]
         return (level[..., None] + paid).flatten(-2).masked_fill(~seen, _NEVER)
 
-    def log_ratio(self, x: Tensor, action: Tensor | None = None) -> Tensor:
-        """Log of mean reward and cost relative to `table`, (n, K, 2, Y), or (n, 2, Y) of one."""
-        heads = self.log_means(self.mean_trunk(x))
+    def departure(self, x: Tensor, action: Tensor | None = None) -> Tensor:
+        """What state changes in mean reward and cost, (n, K, 2, Y), or (n, 2, Y) of one.
+
+        The log of the mean relative to `table`, or, with a `unit`, so many units added to it.
+        """
+        heads = self.means(self.mean_trunk(x))
         by_level = self._by_dose(heads, 2 * self.n_levels, action).unflatten(-1, (2, -1))
         return by_level.repeat_interleave(2, dim=-1)
 
@@ -130,8 +135,9 @@ class OutcomeModel(nn.Module):
         p = self.log_probability(x).softmax(-1)
         if not self.varies.any():
             return Expected(p, *(t.expand_as(p) for t in self.table))
-        ratio = self.log_ratio(x).movedim(-2, 0)
-        reward, cost = self.table[:, None] * torch.exp(ratio * self.varies[:, None])
+        departure = self.departure(x).movedim(-2, 0) * self.varies[:, None]
+        unit, table = self.unit[:, None, None, None], self.table[:, None]
+        reward, cost = torch.where(unit > 0, table + unit * departure, table * departure.exp())
         return Expected(p, reward, cost)
 
 
@@ -217,23 +223,27 @@ def outcome_loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day:
     action, label = data.action[user, day], data.outcome[user, day]
     total = nn.functional.cross_entropy(model.log_probability(x, action), label)
     if model.varies.any():
-        total = total + _gamma_loss(model, data, x, user, day)
+        total = total + _mean_loss(model, data, x, user, day)
     return total
 
 
-def _gamma_loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: Tensor) -> Tensor:
-    """Gamma deviance log mu + y / mu, whose minimiser is the mean whatever the law of y."""
+def _mean_loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: Tensor) -> Tensor:
+    """Gamma deviance log mu + y / mu, or half the square of (y - mu) / unit.
+
+    The minimiser of both is the mean, whatever the law of y.
+    """
     action, label = data.action[user, day], data.outcome[user, day]
     some = model.varies[:, action, label].any(0).nonzero()[:, 0]
     if not len(some):
         return x.new_zeros(())
     user, day, action, label = user[some], day[some], action[some], label[some]
-    log_ratio = model.log_ratio(x[some], action)[torch.arange(len(some)), :, label].T
+    departure = model.departure(x[some], action)[torch.arange(len(some)), :, label].T
     table, varies = model.table[:, action, label], model.varies[:, action, label]
-    logged = torch.stack([data.reward[user, day], data.cost[user, day]])
+    logged, unit = torch.stack([data.reward[user, day], data.cost[user, day]]), model.unit[:, None]
     ratio = torch.where(varies, logged / torch.where(varies, table, 1), 0)
-    deviance = log_ratio + ratio * torch.exp(-log_ratio)
-    return (deviance * varies).sum() / len(x)
+    gamma = departure + ratio * torch.exp(-departure)
+    square = ((logged - table) / torch.where(unit > 0, unit, 1) - departure).square() / 2
+    return (torch.where(unit > 0, square, gamma) * varies).sum() / len(x)
 
 
 def _initial(data: Panel, rows: Tensor, width: int) -> OutcomeModel:
@@ -251,10 +261,10 @@ def _initial(data: Panel, rows: Tensor, width: int) -> OutcomeModel:
         moments.append((mean, (square / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()))
     table = torch.stack([m for m, _ in moments]).reshape(2, n_actions, n_y)
     spread = torch.stack([s for _, s in moments]).reshape(2, n_actions, n_y)
-    # A multiplicative model needs positive means; with negative rewards in the log,
-    # the log's own means are kept.
-    positive = torch.stack([v.reshape(-1)[rows].min() >= 0 for v in (data.reward, data.cost)])
-    varies = (spread > 1e-5 * table.abs()) & (table > 0) & positive[:, None, None]
+    # A multiplicative model needs positive means.
+    logged = torch.stack([data.reward.reshape(-1)[rows], data.cost.reshape(-1)[rows]])
+    unit = torch.where((logged < 0).any(1), logged.std(1, correction=0), 0)
+    varies = (spread > 1e-5 * table.abs()) & ((table > 0) | (unit > 0)[:, None, None])
     basis = _basis(table[1], count.reshape(n_actions, n_y))
     n_obs = data.obs.shape[-1]
     model = OutcomeModel(n_obs, n_actions, data.n_levels, basis.shape[1], data.horizon, width)
@@ -262,7 +272,7 @@ def _initial(data: Panel, rows: Tensor, width: int) -> OutcomeModel:
     user, day = sample // data.horizon, sample % data.horizon
     x = model.inputs(data.obs[user, day], day)
     model.mean, model.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
-    model.table, model.varies = table.float(), varies
+    model.table, model.varies, model.unit = table.float(), varies, unit
     model.seen, model.basis = count.reshape(n_actions, n_y) > 0, basis
     return model.to(data.obs.device)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.nets import Track, calendar, minimise, mlp, no_track
+from agents.common.nets import Track, minimise, mlp, no_track, standardised
 from agents.common.tensors import Panel
 from marketing_env import LoggedDataset
 
@@ -36,8 +36,7 @@ class Support(nn.Module):
         self.net = nn.Sequential(mlp(n_obs + 3, width, 2), nn.Linear(width, n_actions))
 
     def inputs(self, obs: Tensor, day: Tensor) -> Tensor:
-        x = torch.cat([obs, calendar(day, self.horizon)], dim=-1)
-        return (x - self.mean) / self.scale
+        return standardised(obs, day, self.horizon, self.mean, self.scale)
 
     @torch.no_grad()
     def allowed(self, obs: Tensor, day: int | Tensor) -> Tensor:
