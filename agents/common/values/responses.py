@@ -48,7 +48,7 @@ class Settings:
     outcome_epochs: float = 8.0  # passes over the log for the outcome model
     steps: int = 600  # gradient steps per day and member for the values
     batch: int = 512  # users per step; 2,048 are no better at the same number of steps
-    pooled: int = 200_000  # most transitions of other days that teach each day, four for a user
+    pooled: int = 200_000  # most transitions of other days that teach each day, eight for a user
     learning_rate: float = 5e-3  # of the values; the best of four on a payment_bonus log
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     pessimism: float = 0.0  # standard deviations between members by which gains are lowered
@@ -155,7 +155,7 @@ def learn_responses(
     members = _members(data, outcomes, uses, len(prices), config, seed)
     first = backward_pass(
         data, fold, members, greedy_choice(prices, allowed, config.pessimism),
-        (1 + prices.shape[1], len(prices)), pooled=min(config.pooled, 4 * data.n_users),
+        (1 + prices.shape[1], len(prices)), pooled=min(config.pooled, 8 * data.n_users),
         seed=seed, workers=workers, track=track,
         progress="best responses" if config.progress else None,
     )  # fmt: skip
