@@ -226,6 +226,22 @@ def test_spans_and_threads_change_nothing(
         assert_same(tally(offers, scales), whole[1])
 
 
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+def test_blocks_and_full_lists_change_nothing(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    pytest.importorskip(kernel)
+    value, cost = awkward(3_000, 32)
+    value[::2], cost[::2] = np.sqrt(np.arange(32)), np.arange(32)
+    offers, ends = read_offers(value, cost, None, "auto"), windows(INF, -INF)
+    scales = Scales.of(offers)
+    monkeypatch.setenv(KERNELS, "numpy")
+    whole = split(offers, ends, scales)
+    most = 384 * 32
+    assert len(whole.edges.row) > most
+    monkeypatch.setattr("agents.common.mckp.sweep._LISTED", most)
+    monkeypatch.setenv(KERNELS, kernel)
+    assert_same(split(offers, ends, scales), whole)
+
+
 def test_tally_is_the_histogram_of_all_rising_edges() -> None:
     value, cost = awkward(1_000, 6)
     offers = read_offers(value, cost, None, "auto")

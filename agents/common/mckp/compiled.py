@@ -1,8 +1,9 @@
 """The two passes over all users, compiled. `plain` is their definition in plain numpy.
 
-Users are handled in tiles that fit into the first-level cache, one item after the other, so that
-the inner loops run over users and become vector instructions; loops over many arrays do so only
-where these are seen to be apart, which is what `_inlined` is for. Neither `fastmath` nor fused
+Users are read in blocks that fit into the second-level cache, as long stretches of memory are read
+faster than short ones, and handled in tiles that fit into the first, one item after the other, so
+that the inner loops run over users and become vector instructions; loops over many arrays do so
+only where these are seen to be apart, which is what `_inlined` is for. Neither `fastmath` nor fused
 multiply-adds are allowed: every operation is rounded as numpy rounds it, which is why both modules
 give the same bits. Constants are compiled in; the cache on disk knows the age of this file only, so
 it has to change with them.
@@ -22,6 +23,7 @@ from numba import njit
 from agents.common.mckp.offers import ABSENT
 from agents.common.mckp.sums import LIMIT
 
+_BLOCK = 1 << 18  # bytes of the values, and of the costs
 _TILE = 384  # users
 _PAD = 16  # so that the rows of a tile do not compete for the same cache lines
 _LIMB = 2.0**32
@@ -47,11 +49,18 @@ def _tile(items, kind):
     return np.empty((items, _TILE + _PAD), kind)
 
 
+@_inlined
+def _block(x):
+    """Room for the users of a block, which are whole tiles, and their number."""
+    users = max(1, _BLOCK // (x.shape[0] * x.itemsize) // _TILE) * _TILE
+    return np.empty((x.shape[0], users + _PAD), x.dtype), users
+
+
 @_compiled
-def _load(x, at, m, tile):
+def _load(x, at, m, block):
     """Copy the columns of m users."""
     for k in range(x.shape[0]):
-        column, out = x[k, at : at + m], tile[k]
+        column, out = x[k, at : at + m], block[k]
         for t in range(m):
             out[t] = column[t]
 
@@ -87,15 +96,18 @@ def _sift(v, c, m, high, low, item, worth, spent, best, second, own, rest, reach
 
 
 @_inlined
-def _unsure(m, rounding, least, farthest, best, second, own, rest, reach, who):
+def _unsure(m, rounding, least, farthest, best, second, own, rest, reach, flags, who):
     """List and count the users whose lead at one of the prices may be a matter of rounding."""
     for t in range(m):
         error = rounding[t] * (abs(best[t]) + farthest[t] * reach[t]) + least[t]
-        rest[t] = min(best[t] - second[t], own[t] - rest[t]) - error
-    found = 0
-    for t in range(m):
-        who[found] = t
-        found += 0 if rest[t] > 0 else 1
+        lead = min(best[t] - second[t], own[t] - rest[t]) - error
+        flags[t] = 0 if lead > 0 else 1
+    found, eights = 0, flags.view(np.uint64)
+    for eight in range((m + 7) // 8):
+        if eights[eight] != 0:  # few are
+            for t in range(8 * eight, min(8 * eight + 8, m)):
+                who[found] = t
+                found += flags[t]
     return found
 
 
@@ -198,25 +210,30 @@ def _add(amount, m, unit, sums):
 def split(v, c, start, stop, group, prices, unit_v, unit_c, choice, places, numbers, sums):
     """See `plain.split`; who leads by more than rounding errors need not be scored exactly."""
     items, n = v.shape[0], stop - start
-    tile_v, tile_c = _tile(items, v.dtype), _tile(items, v.dtype)
+    (block_v, size), (block_c, _) = _block(v), _block(c)
     rows = _tile(12, v.dtype)
     high, low, farthest, rounding, least = rows[0], rows[1], rows[2], rows[3], rows[4]
     worth, spent, best, second = rows[5], rows[6], rows[7], rows[8]
     own, rest, reach = rows[9], rows[10], rows[11]
     rounding[:] = _SINGLE if v.itemsize == 4 else _DOUBLE
     item, who = np.empty(_TILE, np.int32), np.empty(_TILE, np.int64)
+    flags = np.zeros(_TILE, np.uint8)
     found, finite, large = 0, True, False
     for at in range(0, n, _TILE):
-        m = min(_TILE, n - at)
-        _load(v, start + at, m, tile_v)
-        _load(c, start + at, m, tile_c)
+        m, within = min(_TILE, n - at), at % size
+        if len(places) - found < m * items:
+            return found, at, finite, large
+        if within == 0:
+            _load(v, start + at, min(size, n - at), block_v)
+            _load(c, start + at, min(size, n - at), block_c)
+        tile_v, tile_c = block_v[:, within : within + m], block_c[:, within : within + m]
         for t in range(m if group.size or at == 0 else 0):
             g = group[at + t] if group.size else 0
             high[t], low[t] = prices[2, g], prices[3, g]
             farthest[t] = max(abs(high[t]), abs(low[t]))
             least[t] = np.inf if prices[4, g] > 0 else _LEAST
         _sift(tile_v, tile_c, m, high, low, item, worth, spent, best, second, own, rest, reach)
-        unsure = _unsure(m, rounding, least, farthest, best, second, own, rest, reach, who)
+        unsure = _unsure(m, rounding, least, farthest, best, second, own, rest, reach, flags, who)
         for i in range(unsure):
             t = who[i]
             g = group[at + t] if group.size else 0
@@ -239,7 +256,7 @@ def split(v, c, start, stop, group, prices, unit_v, unit_c, choice, places, numb
         else:
             large |= _add(worth, m, unit_v, sums[0, :3])
             large |= _add(spent, m, unit_c, sums[0, 3:])
-    return found, finite, large
+    return found, n, finite, large
 
 
 @_compiled

@@ -138,7 +138,7 @@ def _closer(split: Split, budget: int, window: Window, scales: Scales) -> Split:
     room = amount_of(budget - sum(split.cost), scales.cost)
     error = _ROUNDING * (abs(room) + spent[-1])
     first, last = np.searchsorted(spent, [room - error, room + error], side="right")
-    taken = edges.some(cell < first)
+    taken = edges.some(np.flatnonzero(cell < first))
     split.choice[taken.row] = taken.above  # a user's last edge comes last
     gain, spend = (
         total(limbs_of(pair, scale).sum(axis=1))
@@ -148,7 +148,7 @@ def _closer(split: Split, budget: int, window: Window, scales: Scales) -> Split:
         split,
         value=[split.value[0] + gain],
         cost=[split.cost[0] + spend],
-        edges=edges.some((cell >= first) & (cell <= last)),
+        edges=edges.some(np.flatnonzero((cell >= first) & (cell <= last))),
     )
 
 

@@ -22,8 +22,8 @@ Columns = Array | list[Array]  # K columns of n numbers: a (K, n) array, or sepa
 LARGEST = 1e150  # sums, and products of two amounts, stay finite below this
 ABSENT = -1e200  # value of an item that is not eligible, for code that needs a number
 MAX_ITEMS = 256  # choices are uint8
-_PIECE = 1 << 17  # numbers of an array that are handled at a time,
-_COPIED = 1 << 16  # or that are copied for it
+_PIECE = 1 << 19  # numbers of an array that are handled at a time,
+_COPIED = 1 << 18  # or that are copied for it
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,8 @@ class Offers:
 
         def some(columns: Columns) -> Array:
             full = len(columns[0]) // size * size
-            if isinstance(columns, list):
+            if isinstance(columns, list) or columns.flags.c_contiguous:
                 return np.stack([c[:full].reshape(-1, size)[picks].ravel() for c in columns])
-            if columns.flags.c_contiguous:
-                whole = columns[:, :full].reshape(len(columns), -1, size)
-                return whole[:, picks].reshape(len(columns), -1)
             rows = columns.T[:full].reshape(-1, size, len(columns))
             return rows[picks].reshape(-1, len(columns)).T
 

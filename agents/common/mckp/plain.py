@@ -25,7 +25,7 @@ def split(
     places: Array,
     numbers: Array,
     sums: Array,
-) -> tuple[int, bool, bool]:
+) -> tuple[int, int, bool, bool]:
     """Walk every user up its hull to the high end of a window of prices, and list the edges within.
 
     v, c: (K, n), of which the users from start to stop are meant.
@@ -38,9 +38,11 @@ def split(
     numbers: (edges, 5) with slope, value below and above, cost below and above.
     sums: (G, 6) limbs of the values and of the costs of `choice` are added to it.
 
-    Returns how many edges there are, whether all numbers are finite, and whether one is too large
-    for the sums.
+    Returns how many edges there are, how many users were walked before there might be no room for
+    the edges of more, whether all numbers are finite, and whether one is too large for the sums.
     """
+    m = min(stop - start, len(places) // len(v))
+    stop, group, choice = start + m, group[:m], choice[:m]
     v, c = (np.asarray(x[:, start:stop], dtype=np.float64) for x in (v, c))
     group = group if len(group) else np.zeros(v.shape[1], dtype=np.intp)
     high, low, wide_high, wide_low, endless = prices[:, group]
@@ -57,7 +59,7 @@ def split(
         chosen = _picked(amounts, item) * unit
         large |= not np.all(np.abs(chosen) < LIMIT)
         _add(chosen, group, sums[:, at])
-    return found, finite, large
+    return found, m, finite, large
 
 
 def tally(

@@ -22,7 +22,7 @@ from agents.common.mckp.sweep import Edges, Scales, Split, Window, split
 from agents.common.mckp.window import CROWD, Money, guess_window, whole_window
 from agents.common.types import Array
 
-_WIDTHS = (3.5, 20.0)  # standard errors; after that, all prices
+_WIDTHS = (3.0, 20.0)  # standard errors; after that, all prices
 _THIN = 1 << 14  # users that set the scales of a crowd
 _DUST = 1e-12  # relative error granted to a caller's own sum of the cheapest items
 _ALL = 1 << 14  # users up to which all are searched, whether or not an edge is near the price

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ T = TypeVar("T")
 KERNELS = "MCKP_KERNELS"  # environment variable: "numpy" or "numba"; without it, what is quicker
 _MODULES = {"numpy": "agents.common.mckp.plain", "numba": "agents.common.mckp.compiled"}
 _UNSEEN = 11  # bits by which users who were not looked at may exceed those who were
+_LISTED = 1 << 17  # edges that a kernel can list at once; a tile of 256 items has fewer
 _SMALL = 1 << 16  # numbers up to which numpy is done before compiled code is loaded
 _MARGIN = 2.0**-40  # relative; far above the rounding of ``value - price * cost``
 _DEAREST = 1e40  # prices beyond make scores that overflow, or lift items that are absent
@@ -90,23 +92,28 @@ def split(offers: Offers, window: Window, scales: Scales, group: Array = NO_GROU
     prices, units = _prices(window), (2.0**scales.value, 2.0**scales.cost)
     choice = np.empty(offers.users, dtype=np.uint8)
     spans = offers.spans()
-    most, workers = spans[0][1] * (offers.items - 1), min(threads(), len(spans))
-    spare = [(np.empty((most, 3), np.int64), np.empty((most, 5))) for _ in range(workers)]
+    most = min(_LISTED, spans[0][1] * offers.items)
+    spare = [(np.empty((most, 3), np.int64), np.empty((most, 5))) for _ in range(threads())]
 
-    def one(start: int, stop: int) -> tuple[Any, ...]:
+    def some(start: int, stop: int) -> list[tuple[Any, ...]]:
         v, c, at = offers.piece(start, stop)
         places, numbers = spare.pop()
-        sums = np.zeros((len(window.high), 6), np.int64)
-        found, *fine = kernel.split(
-            v, c, at, at + stop - start, group[start:stop], prices, *units,
-            choice[start:stop], places, numbers, sums,
-        )  # fmt: skip
-        places[:found, 0] += start
-        listed = places[:found].copy(), numbers[:found].copy()
+        parts: list[tuple[Any, ...]] = []
+        ahead = at - start
+        while not parts or start < stop:
+            sums = np.zeros((len(window.high), 6), np.int64)
+            found, done, *fine = kernel.split(
+                v, c, start + ahead, stop + ahead, group[start:stop], prices, *units,
+                choice[start:stop], places, numbers, sums,
+            )  # fmt: skip
+            places[:found, 0] += start
+            parts.append((places[:found].copy(), numbers[:found].copy(), sums, fine))
+            start += done
         spare.append((places, numbers))
-        return *listed, sums, fine
+        return parts
 
-    places, numbers, sums, fine = zip(*_each(one, spans), strict=True)
+    listed = chain.from_iterable(_each(some, spans))
+    places, numbers, sums, fine = zip(*listed, strict=True)
     finite, large = np.array(fine).T
     totals = np.sum(sums, axis=0)
     return Split(

@@ -125,8 +125,10 @@ def _walk(offers: Offers, group: Array, window: Window, blocks: int) -> _Walk:
     edges, order = found.edges, np.argsort(-found.edges.slope)
     row = edges.row[order]
     of = of if len(of) else np.zeros(sample.users, dtype=np.int32)
-    cell = np.arange(sample.users) // _BLOCK * groups + of
-    paid = np.bincount(cell, sample.chosen(sample.cost, found.choice), blocks * groups)
+    users = np.arange(sample.users)
+    cell = users // _BLOCK * groups + of
+    cost = np.asarray(sample.cost)[found.choice, users]
+    paid = np.bincount(cell, cost, blocks * groups)
     seen = np.bincount(cell, minlength=blocks * groups).reshape(blocks, groups) > 0
     spend = (edges.cost[1] - edges.cost[0])[order]
     return _Walk(
