@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from agents import Model, load
+from agents.common.files import learned_columns
 from agents.common.values.ope import FittedQEvaluation
 from experiments import cli
 from experiments.reporting.tables import print_table
@@ -115,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         shown: tuple[str, ...] = SIMULATED
     else:
         log = read_log(o.log)
+        learned = learned_columns(o.model)
+        if learned not in (None, log.columns):
+            parser.error(f"{o.log} has columns {log.columns}: {o.model} learned from {learned}")
         if o.held_out:
             log = log.split(1 - o.held_out, seed=o.seed)[1]
         rows = on_log(model, log, o.budgets or tuple(log.spend * np.array([0.5, 0.75, 1.0, 1.25])))

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from agents import Model
-from agents.common.files import check_folder
+from agents.common.files import check_folder, describe
 from experiments.curves import Curves
 from experiments.memory import forget_peak, peak_memory
 from experiments.methods import method
@@ -174,6 +174,8 @@ def train(
     with Curves(folder) as track:
         model, seconds = (oracles or Oracles()).fit(name, log, config, seed, track)
     model.save(place)
+    if isinstance(log, LoggedDataset) and log.meta.get("columns"):
+        describe(place, columns=log.columns)
     return model, seconds
 
 

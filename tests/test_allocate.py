@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import agents
+from agents.common.files import describe
 from experiments import allocate
 from experiments.allocate import Options, job_of
 from experiments.engines.scoring import score
@@ -201,6 +203,23 @@ def test_bad_inputs_are_named(
     with pytest.raises(ValueError, match=message):
         run(models, "mixed_policy", path, tmp_path / "out.parquet", **given)
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_features_go_by_name_where_the_model_knows_them(
+    models: Path, users: Path, log: LoggedDataset, tmp_path: Path
+) -> None:
+    known, out = tmp_path / "models", tmp_path / "out.parquet"
+    shutil.copytree(models / "mixed_policy", known / "mixed_policy")
+    describe(known / "mixed_policy", columns=log.columns)
+    run(known, "mixed_policy", users, out, 100.0)
+    table = table_of(log)
+    table = table.select(table.column_names[::-1]).append_column("shoe_size", [table["bucket"]])
+    pq.write_table(table, tmp_path / "shuffled.parquet")
+    run(known, "mixed_policy", tmp_path / "shuffled.parquet", tmp_path / "again.parquet", 100.0)
+    assert pq.read_table(tmp_path / "again.parquet").equals(pq.read_table(out))
+    pq.write_table(table.drop_columns([log.columns[1]]), tmp_path / "short.parquet")
+    with pytest.raises(ValueError, match=f"no column '{log.columns[1]}'"):
+        run(known, "mixed_policy", tmp_path / "short.parquet", tmp_path / "none.parquet", 100.0)
 
 
 def test_command_line(

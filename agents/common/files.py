@@ -55,6 +55,19 @@ def save_model(
     scratch.rename(folder)
 
 
+def describe(folder: str | Path, **facts: Any) -> None:
+    """Add facts to the description of a saved model, in one rename."""
+    path = Path(folder) / "model.json"
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps({**read_meta(folder), **facts}, indent=1) + "\n")
+    scratch.replace(path)
+
+
+def learned_columns(folder: str | Path) -> tuple[str, ...] | None:
+    """Names of the columns that a model learned from, in order, if its description has them."""
+    return tuple(read_meta(folder).get("columns", ())) or None
+
+
 def read_meta(folder: str | Path) -> dict[str, Any]:
     """The description of a saved model.
 

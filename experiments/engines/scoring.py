@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 import agents
+from agents.common.files import learned_columns
 from agents.common.mckp import stream
 from agents.common.served import mixture_stream
 from agents.common.types import Array
@@ -101,12 +102,14 @@ def rule_of(plan: Plan) -> Rule:
 def score(plan: Plan, users: pa.RecordBatch) -> pa.RecordBatch:
     """Offers to a batch of users: user_id, bucket, and columns of every item.
 
-    All columns but those that a log reserves are features, in the order of the log's.
+    Features are the columns that the model learned from, by name; where its description does not
+    name them, all columns but those that a log reserves, in the order of the log's.
 
     Raises:
         ValueError: if a column is missing, or a feature is no finite number.
     """
-    ids, features = users.column(_column(users, "user_id")), feature_columns(users.schema.names)
+    ids = users.column(_column(users, "user_id"))
+    features = _learned(plan.model) or feature_columns(users.schema.names)
     obs = np.empty((len(users), len(features)), dtype=np.float32)
     for j, name in enumerate(features):
         obs[:, j] = _numbers(users, name)
@@ -152,6 +155,11 @@ def allocated(plan: Plan, offers: pa.RecordBatch, cut: Any) -> pa.RecordBatch:
 
 
 @lru_cache(8)
+def _learned(model: str) -> tuple[str, ...] | None:
+    return learned_columns(model)
+
+
+@lru_cache(8)
 def _server(model: str, budget: float) -> agents.Server:
     return agents.serve(model, budget)
 
@@ -172,7 +180,8 @@ def _ids(batch: pa.RecordBatch) -> Array:
 
 
 def _numbers(batch: pa.RecordBatch, name: str) -> Array:
-    return np.asarray(batch.column(name).to_numpy(zero_copy_only=False), dtype=np.float64)
+    column = batch.column(_column(batch, name))
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _column(batch: pa.RecordBatch, name: str) -> str:
