@@ -21,13 +21,13 @@ Differences from the paper:
 3. The number of clusters is chosen by doubly robust value on held-out users.
 4. Outcomes of clusters are shrunk by empirical Bayes towards the network's predictions.
 5. One table serves every budget: the linear relaxation, whose optimum splits one cluster at most,
-   is solved for all budgets at once; split users are told apart by their bucket.
+   is solved for all budgets at once; split users are told apart by their bucket of the day.
 6. Outcomes are those of the classifier's clusters, not of the clusters it imitates, and the model
    says what the imitation loses.
-7. A table counts the clusters of the morning's audience. Users of the log complete a small one, but
-   only that: the log gave other incentives, so its users are in other clusters, and a table that
-   counts them misses a tight budget by far. The campaign's money is paced over the days by what
-   remains, or evenly if nothing is known.
+7. Tables count the log's users, who were given other incentives and so are in other clusters than
+   those who follow a plan. So what the plans of a grid of budgets bring is judged by fitted Q
+   evaluation on held-out users, and a budget gets the plan that spends it
+   (`one_day/cluster_tables.py`). Money that remains is run as a campaign of its own.
 """
 
 from __future__ import annotations
@@ -37,10 +37,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from agents.common import files
+from agents.common.buckets import redrawn
 from agents.common.nets import Track, no_track
-from agents.common.one_day.cluster_program import Outcomes, solve
+from agents.common.one_day.cluster_program import Outcomes
+from agents.common.one_day.cluster_tables import Judged, Tables
 from agents.common.one_day.cluster_validation import Distillation, HeldOut
 from agents.common.one_day.clusters import Classifier, Clusters, assign, distil, fit_clusters
 from agents.common.one_day.daily import check_budget, money_today
@@ -51,14 +54,13 @@ from agents.common.one_day.representation import (
     fit_representation,
     user_days,
 )
-from agents.common.tensors import Panel, panel
 from agents.common.types import Array, Forecast
+from agents.common.values.family import Judge, declared
 from marketing_env import DayView, LoggedDataset, Policy
 
 METHOD = "cluster"
 GRID = (5, 10, 20, 50, 100)  # numbers of clusters to choose from
 _CELL = 10  # held-out user-days for each cluster and incentive, at least
-_CROWD = 200  # users that a plan is made for at least: those of the log complete an audience
 _SAMPLE = 100_000  # user-days that place the centres and teach the classifier
 _HELD_OUT = 1_000_000  # user-days that estimate outcomes
 
@@ -75,7 +77,7 @@ class Config:
     batch: int = 2048  # user-days a step
     learning_rate: float = 5e-3
     temperature: float = 0.1  # of soft labels, in mean squared distances to the nearest centre
-    risk: float = 0.3  # accepted probability that estimation error makes a day's plan overspend
+    risk: float = 0.3  # accepted probability that estimation error makes a plan overspend
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     pacing: bool = True  # spread what remains over the days left; else a fixed share a day
     progress: bool = True  # show progress bars on a terminal
@@ -90,7 +92,12 @@ class Model:
     classifier: Classifier = field(repr=False)
     outcomes: Outcomes = field(repr=False)  # of the classifier's clusters
     share: Array = field(repr=False)  # (T, L) of the log's users; absent ones are in no cluster
+    judged: Judged  # what the tables bring
     distillation: Distillation
+
+    @property
+    def tables(self) -> Tables:
+        return Tables(self.outcomes, self.share, self.config.risk)
 
     def policy(self, budget: float) -> Policy:
         """One incentive for each cluster; budget in currency per user per campaign."""
@@ -98,23 +105,20 @@ class Model:
         return ClusterTable(self, budget)
 
     def forecast(self, budget: float) -> Forecast:
-        """Estimated totals if users stayed in the states of the log: a myopic model's belief.
-
-        Errors of a cluster's outcomes are the same on all days, so errors of days add up.
-        """
+        """What held-out users say of `policy(budget)`, with errors."""
         check_budget(budget)
-        money, risk = budget / len(self.share), self.config.risk
-        tables = [solve(self.outcomes, size, risk) for size in self.share]
-        days = np.array([table.expected(money) for table in tables])
-        (reward, cost), (reward_error, cost_error) = days.sum(axis=0).tolist()
-        bound = max(sum(table.bound(money) for table in tables), reward)
-        idle = float(self.share.sum(axis=0) @ self.outcomes.mean[:, 0, 0])
+        (reward, cost), (reward_error, cost_error) = self.judged.expected(budget)
+        bound, idle = max(self.tables.bound(budget), reward), float(self.judged.value[0, 0])
         return Forecast(reward, reward_error, cost, cost_error, bound, idle)
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `model.json`."""
-        arrays = {f"outcomes.{name}": x for name, x in self.outcomes._asdict().items()}
-        tensors = {name: torch.tensor(x) for name, x in {**arrays, "share": self.share}.items()}
+        parts: dict[str, Outcomes | Judged] = {"outcomes": self.outcomes, "judged": self.judged}
+        tensors = {
+            f"{part}.{name}": torch.tensor(array)
+            for part, arrays in parts.items()
+            for name, array in arrays._asdict().items()
+        } | {"share": torch.tensor(self.share)}
         tensors |= files.prefixed("teacher", self.teacher)
         tensors |= files.prefixed("classifier", self.classifier)
         meta = {"config": asdict(self.config), "distillation": self.distillation._asdict()}
@@ -128,15 +132,13 @@ class ClusterTable:
         self.model, self.budget = model, budget
 
     def probs(self, view: DayView) -> Array:
-        model, horizon = self.model, len(self.model.share)
+        model = self.model
         obs = torch.as_tensor(np.ascontiguousarray(view.obs))
         cluster = assign(model.classifier, obs, torch.full((len(obs),), view.day))
-        usual = model.share[min(view.day, horizon - 1)]
-        missing = max(_CROWD - len(cluster), 0)
-        size = np.bincount(cluster, minlength=len(usual)) + missing * usual
-        money = money_today(view, self.budget, horizon, model.config.pacing)
-        table = solve(model.outcomes, size, model.config.risk)
-        arm = table.at(money * size.sum()).serve(cluster, view.bucket)
+        horizon = len(model.share)
+        money = horizon * money_today(view, self.budget, horizon, model.config.pacing)
+        split = model.tables.split(view.day, model.judged.plan_for(money))
+        arm = split.serve(cluster, redrawn(view.bucket, view.day))
         return np.asarray(np.eye(model.outcomes.mean.shape[1])[arm])
 
 
@@ -154,12 +156,12 @@ def fit(
     """
     _check(config, log)
     rng = np.random.default_rng([seed, 5])
-    data, part = panel(log), rng.permutation(log.n_users) % config.folds
+    part = rng.permutation(log.n_users) % config.folds
     taught, tested = (user_days(log, np.flatnonzero(chosen)) for chosen in (part >= 2, part < 2))
     fitting = Fitting(
         config.epochs, config.batch, config.learning_rate, seed, track, config.progress
     )
-    network = fit_representation(taught, data.n_actions, data.horizon, config.width, fitting)
+    network = fit_representation(taught, log.n_actions, log.horizon, config.width, fitting)
     tested, sample = _some(tested, _HELD_OUT, rng), _some(taught, _SAMPLE, rng)
     half = part[tested.user.numpy()]
     held_out = HeldOut(tested, half, network, config.risk, config.least_support)
@@ -170,23 +172,29 @@ def fit(
         track(f"distillation/{name}", loss, 0)
     n_clusters = len(teacher.centre)
     outcomes = held_out.outcomes(held_out.clusters(classifier), n_clusters)
-    share = _shares(data, classifier, n_clusters)
-    return Model(config, teacher, classifier, outcomes, share, distillation)
+    named = _named(log, classifier)
+    share = np.stack([np.bincount(day[day >= 0], minlength=n_clusters) for day in named.T])
+    tables = Tables(outcomes, share / log.n_users, config.risk)
+    judged = _judged(log, np.flatnonzero(part < 2), named, tables, config, seed, track)
+    return Model(config, teacher, classifier, outcomes, tables.share, judged, distillation)
 
 
 def load(folder: str | Path) -> Model:
     """Read a model that its `save` wrote."""
     meta, tensors = files.read_meta(folder), files.read_tensors(folder)
-    config, share = Config(**meta["config"]), tensors["share"].numpy()
-    teacher, classifier, arrays = (
-        files.under(part, tensors) for part in ("teacher", "classifier", "outcomes")
+    config = Config(**meta["config"])
+    outcomes, judged = (
+        {name: tensor.numpy() for name, tensor in files.under(part, tensors).items()}
+        for part in ("outcomes", "judged")
     )
+    share = tensors["share"].numpy()
     return Model(
         config,
-        Clusters.rebuild(teacher, config.decision_aware, len(share)),
-        Classifier.rebuild(classifier, len(share)),
-        Outcomes(**{name: tensor.numpy() for name, tensor in arrays.items()}),
+        Clusters.rebuild(files.under("teacher", tensors), config.decision_aware, len(share)),
+        Classifier.rebuild(files.under("classifier", tensors), len(share)),
+        Outcomes(**outcomes),
         share,
+        Judged(**judged),
         Distillation(**meta["distillation"]),
     )
 
@@ -212,14 +220,42 @@ def choose_clusters(
     return found[int(np.argmax(worth))]
 
 
-def _shares(data: Panel, classifier: Classifier, n_clusters: int) -> Array:
-    """(T, L) share of all users who are in each cluster on each day."""
-    days = []
-    for day in range(data.horizon):
-        obs = data.obs[data.valid[:, day], day]
-        cluster = assign(classifier, obs, torch.full((len(obs),), day))
-        days.append(np.bincount(cluster, minlength=n_clusters) / data.n_users)
-    return np.stack(days)
+def _named(log: LoggedDataset, classifier: Classifier) -> Array:
+    """(n, T) cluster of each user-day, -1 where the user was not there."""
+    cluster = np.full(log.action.shape, -1)
+    for day in range(log.horizon):
+        obs = torch.as_tensor(np.ascontiguousarray(log.obs[log.valid[:, day], day]))
+        cluster[log.valid[:, day], day] = assign(classifier, obs, torch.full((len(obs),), day))
+    return cluster
+
+
+def _judged(
+    log: LoggedDataset,
+    users: Array,
+    cluster: Array,
+    tables: Tables,
+    config: Config,
+    seed: int,
+    track: Track,
+) -> Judged:
+    """What the tables of a grid of budgets bring to users whom the network has not seen."""
+    judge = Judge(
+        declared(log).take(users), width=config.width, seed=seed, track=track,
+        progress=config.progress,
+    )  # fmt: skip
+    money, named = tables.grid(), torch.as_tensor(cluster[users])
+    given = torch.as_tensor(tables.probs(money))
+
+    def act(obs: Tensor, user: Tensor, day: int) -> Tensor:
+        return given[day][named[user, day]]
+
+    unpriced = torch.cat([torch.zeros(len(money), 1), torch.full((1, 1), torch.inf)])
+    found = judge.frontier(act, unpriced, config.risk)
+    # Doing nothing comes last there and first here; whoever plans with more money spends more.
+    value, error, cautious = (
+        np.roll(table, 1, axis=0) for table in (found.value, found.error, found.cautious)
+    )
+    return Judged(np.append(0.0, money), value, error, np.maximum.accumulate(cautious[:, 1]))
 
 
 def _some(rows: UserDays, most: int, rng: np.random.Generator) -> UserDays:

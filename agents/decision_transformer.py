@@ -31,7 +31,9 @@ Differences from the papers:
    `guidance=0` leaves the network to imitation of good returns.
 4. Rewards of the days before are not shown to policies: the history is what was observed and given.
    A policy remembers it (`values/sequence_model.py`).
-5. At most `users` users teach, so that a fit takes minutes on one core.
+5. What a policy earns and spends is evaluated off-policy, with its own incentives in the history
+   of each logged morning: after the log's, many and at random, it would give others.
+6. At most `users` users teach, so that a fit takes minutes on one core.
 """
 
 from __future__ import annotations
@@ -109,6 +111,19 @@ class Sequences:
         parts = [history.take(slice(start, start + _CHUNK)) for start in chunks]
         return torch.cat([self._choices(part, head) for part in parts])
 
+    def follow(self, history: History, head: int) -> Tensor:
+        """(n, T) incentives on these mornings, if those of the days before are its own.
+
+        The log's incentives are no history that the policy ever meets: a tight one gives little.
+        A day's choice depends on earlier ones, so that each round settles one more day at least.
+        """
+        given = self.choices(history, head)
+        for _ in range(history.obs.shape[1]):
+            known, given = given, self.choices(history.after(given), head)
+            if torch.equal(known, given):
+                break
+        return given
+
     def _choices(self, history: History, head: int) -> Tensor:
         n, days, _ = history.obs.shape
         h = self.net(*history, self.net.price[head].expand(n))
@@ -143,7 +158,7 @@ def fit(
         progress=config.progress,
     )  # fmt: skip
     history, heads = _history(panel(test)), range(len(critic.frontier.price) - 1)
-    choice = torch.stack([family.choices(history, head) for head in heads], dim=-1)
+    choice = torch.stack([family.follow(history, head) for head in heads], dim=-1)
     prices = torch.tensor(critic.frontier.price, dtype=torch.float32)
     frontier = judge.frontier(recorded(choice, log.n_actions), prices, config.risk)
     return FamilyModel(METHOD, config, family, frontier, sizes_of(learn))
@@ -172,9 +187,7 @@ def _some(log: LoggedDataset, users: int) -> LoggedDataset:
 
 
 def _history(data: Panel) -> History:
-    given = data.action.masked_fill(~data.valid, -1)
-    before = nn.functional.pad(given[:, :-1], (1, 0), value=-1)
-    return History(data.obs[:, :-1], before, data.valid)
+    return History(data.obs[:, :-1], data.action, data.valid).after(data.action)
 
 
 def _lessons(log: LoggedDataset, critic: Responses) -> Lessons:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from agents.common.nets import no_track
+from agents.common.tensors import panel
 from agents.common.values.family import sizes_of
 from agents.common.values.responses import Responses, learn_responses
 from agents.common.values.sequence_model import History, SequenceModel
 from agents.decision_transformer import (
     Config,
     Sequences,
+    _history,
     _learned,
     _lessons,
     _some,
@@ -124,6 +126,19 @@ def test_policies_remember_a_campaign_and_forget_it_at_the_next(family: Sequence
             whole = family.choices(past, 1)
             assert np.array_equal(chosen, whole[:, -1].numpy())
             given = np.concatenate([given, chosen[:, None]], axis=1)
+
+
+def test_policies_are_judged_by_what_they_do_after_their_own_incentives(family: Sequences) -> None:
+    """On the mornings of a log with absences, and not after the log's incentives."""
+    fresh = rollout(RandomPolicy(CONFIG.n_actions), CONFIG, 200, seed=6)
+    gaps = np.random.default_rng(0).random(fresh.valid.shape) < 0.8
+    history = _history(panel(replace(fresh, valid=gaps)))
+    policy, found = family.policy(2), family.follow(history, 2)
+    for day in range(CONFIG.horizon):
+        here = gaps[:, day]
+        view = DayView(fresh.obs[here, day], fresh.bucket[here], day, math.inf)
+        assert np.array_equal(found[here, day].numpy(), policy.probs(view).argmax(axis=1))
+    assert not torch.equal(found, family.choices(history, 2))
 
 
 def test_returns_are_over_those_of_nothing(log: LoggedDataset, critic: Responses) -> None:

@@ -115,7 +115,7 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("mixed_policy", "money", {}),
     ("mixed_policy", "money", {"contacts": True, "pessimism": 1.0}),
     ("mixed_policy", "toy", {"folds": 1}),
-    ("mixed_policy", "toy", {"oracle": "plain"}),
+    ("mixed_policy", "toy", {"oracle": "plain", "steps": 40}),
     ("greedy_uplift", "money", {}),
     *(("greedy_uplift", "toy", {"learner": x}) for x in ("s", "t", "x", "dr", "drm", "drp", "dpm")),
     ("cluster", "money", {"decision_aware": False}),
@@ -150,12 +150,13 @@ def expected(model: Any, server: agents.Server, obs: Array, bucket: Array, day: 
             merit = np.where(allowed, merit, -np.inf)
         return np.asarray(merit.argmax(axis=1))
     if isinstance(rule, Clusters):
+        from agents.common.buckets import redrawn
         from agents.common.one_day.clusters import assign
 
         days = torch.full((len(obs),), day)
         cluster = assign(model.classifier, torch.as_tensor(obs), days)
-        money = server.budget / len(model.share) * model.share[day].sum()
-        return np.asarray(rule.plan(day).at(money).serve(cluster, bucket))
+        split = model.tables.split(day, model.judged.plan_for(server.budget))
+        return np.asarray(split.serve(cluster, redrawn(bucket, day)))
     if isinstance(rule, Responses):
         return np.asarray(model.policy(server.budget).probs(view).argmax(axis=1))
     assert isinstance(rule, Trained)

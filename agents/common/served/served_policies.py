@@ -5,7 +5,7 @@ responses   a user follows the best response to one price, chosen by its bucket,
             (`price_games.py`) play it in torch, once a budget
 members     argmax_j rhat_j - price(day) * chat_j, at the price at which the day's knapsack on the
             log's users spends the day's money (`daily.py`)
-clusters    the incentive of the user's cluster, at the log's numbers of users (`cluster.py`)
+clusters    the incentive of the user's cluster, by the day's table (`cluster.py`)
 any other   the trained policy itself, in torch, at its own speed; one that remembers earlier days
             knows no more than the day it is asked about
 
@@ -24,11 +24,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from agents.common.buckets import left_out
+from agents.common.buckets import left_out, redrawn
 from agents.common.games.frontier import Frontier
 from agents.common.games.game import InfeasibleError
 from agents.common.knapsack import CostCurve, cost_curve
-from agents.common.one_day.cluster_program import Outcomes, Plan, solve
+from agents.common.one_day.cluster_program import Outcomes, Split
+from agents.common.one_day.cluster_tables import Judged, Tables
 from agents.common.served.inference import Weights, by_chunks, chunks, on_all_cores, under, users_of
 from agents.common.served.served_responses import Classifier, mean_of, read_response
 from agents.common.served.served_values import FactoredValues, PlainValues, Support
@@ -303,20 +304,20 @@ class PricedDay:
 
 
 class Clusters:
-    """One table of incentives for a day, at the log's numbers of users in each cluster."""
+    """One table of incentives for a day."""
 
     mixes = False
 
     def __init__(self, meta: Mapping[str, Any], weights: Weights) -> None:
-        self.share, self.risk = weights["share"], meta["config"]["risk"]
         self.outcomes = Outcomes(**under("outcomes", weights))
-        self.classifier = Classifier(under("classifier", weights), len(self.share))
-        self.plan = cache(self._plan)
+        self.tables = Tables(self.outcomes, weights["share"], meta["config"]["risk"])
+        self.judged = Judged(**under("judged", weights))
+        self.classifier = Classifier(under("classifier", weights), len(self.tables.share))
+        self.split = lru_cache(_RECENT)(self._split)
 
     def __call__(self, obs: Array, day: int, bucket: Array, budget: float) -> Decision:
         cluster = self.classifier(obs, day)
-        money = budget / len(self.share) * self.share[day].sum()
-        arm = self.plan(day).at(money).serve(cluster, bucket)
+        arm = self.split(day, budget).serve(cluster, redrawn(bucket, day))
         reward, cost = np.nan_to_num(self.outcomes.mean[cluster, arm]).T
         return Decision(arm, reward, cost, cluster)
 
@@ -326,8 +327,8 @@ class Clusters:
         reward, cost = np.nan_to_num(np.moveaxis(self.outcomes.mean[cluster], -1, 0))
         return _offers(reward, cost, self.outcomes.eligible[cluster], cluster.astype(np.uint8))
 
-    def _plan(self, day: int) -> Plan:
-        return solve(self.outcomes, self.share[day], self.risk)
+    def _split(self, day: int, budget: float) -> Split:
+        return self.tables.split(day, self.judged.plan_for(budget))
 
 
 def trained(folder: str | Path, method: str) -> Any:

@@ -144,7 +144,7 @@ def _read(
         return PricedDay.read(meta, weights), meta["horizon"], meta["n_obs"]
     if "distillation" in meta:
         clusters = Clusters(meta, weights)
-        return clusters, len(clusters.share), clusters.classifier.inputs.mean.shape[-1] - 3
+        return clusters, len(clusters.tables.share), clusters.classifier.inputs.mean.shape[-1] - 3
     horizon, n_obs = _sizes(meta)
     return Trained(folder, meta["method"], horizon, limits), horizon, n_obs
 

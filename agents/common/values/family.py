@@ -23,22 +23,16 @@ from torch import Tensor
 
 from agents.common import files
 from agents.common.games.frontier import Frontier
-from agents.common.nets import Schedule, Track, no_track
-from agents.common.tensors import panel
+from agents.common.nets import Track, no_track
 from agents.common.types import Array, Forecast
-from agents.common.values.factored_q import FactoredMember
-from agents.common.values.fitted_q import Allowed, backward_pass
+from agents.common.values.fitted_q import Allowed
+from agents.common.values.ope import FittedQEvaluation, Probabilities
 from agents.common.values.prices import choose_prices
-from agents.common.values.response import fit_members
 from agents.common.values.responses import frontier_of
 from marketing_env import ConstantPolicy, DayView, LoggedDataset, MixedPolicy, Policy
 
 _ROWS = 8192  # users served at once
 C = TypeVar("C")
-
-Probabilities = Callable[[Tensor, Tensor, int], Tensor]
-"""What G policies do: from observations (n, d), the rows (n,) of the users in the log and the day
-to action probabilities (n, K, G)."""
 
 
 class Sizes(NamedTuple):
@@ -75,41 +69,18 @@ class Memoryless:
 class Judge:
     """Says what policies are worth, from a log that taught them nothing."""
 
-    def __init__(
-        self,
-        log: LoggedDataset,
-        *,
-        folds: int = 2,
-        width: int = 128,
-        epochs: float = 8.0,
-        steps: int = 100,
-        seed: int = 0,
-        track: Track = no_track,
-        progress: bool = False,
-    ) -> None:
-        """Fit the outcome model, which all evaluations share.
-
-        Args:
-            folds: the spread between members that were fitted on different users enters the errors.
-            epochs: passes over the log for the outcome model.
-            steps: gradient steps per day and fold for the values.
-        """
-        self.log, self.data, self.seed, self.track = log, panel(log), seed, track
-        self.width, self.schedule = width, Schedule(steps)
-        self.progress = progress
-        order = torch.randperm(self.data.n_users, generator=torch.Generator().manual_seed(seed))
-        self.fold = order % folds
-        self.outcomes = fit_members(
-            self.data, self.fold, folds, seed=seed, width=width, epochs=epochs,
-            track=lambda tag, value, step: track(f"judge/{tag}", value, step), progress=progress,
-        )  # fmt: skip
-        self.uses = torch.zeros(self.data.n_actions, 0)
+    def __init__(self, log: LoggedDataset, *, track: Track = no_track, **settings: Any) -> None:
+        """settings: of `FittedQEvaluation`."""
+        self.evaluation = FittedQEvaluation(log, track=track, **settings)
+        self.log, self.track = log, track
+        self.money = torch.zeros(self.evaluation.data.n_actions, 0)  # the only limit
 
     def prices(self, count: int, allowed: Allowed | None = None) -> Tensor:
         """(G + 1, 1) prices from unconstrained to almost no spending; the last is inf."""
+        known = self.evaluation
         return choose_prices(
-            self.data, self.outcomes[0], self.uses, count, self.seed, allowed,
-            progress="price range" if self.progress else None,
+            known.data, known.outcomes[0], self.money, count, known.seed, allowed,
+            progress="price range" if known.progress else None,
         )  # fmt: skip
 
     def frontier(self, act: Probabilities, prices: Tensor, risk: float) -> Frontier:
@@ -120,25 +91,14 @@ class Judge:
                 spending, 0 if they know none.
             risk: accepted probability that estimation error makes a mixture overspend.
         """
-        n_heads = len(prices)
-        members = [
-            FactoredMember(
-                o, self.uses, n_heads, width=self.width, schedule=self.schedule, seed=self.seed + f
-            )
-            for f, o in enumerate(self.outcomes)
-        ]
 
-        def choose(q: Tensor, obs: Tensor, user: Tensor, day: int) -> Tensor:
-            nothing = torch.zeros(len(obs), q.shape[2], 1)
+        def with_nothing(obs: Tensor, user: Tensor, day: int) -> Tensor:
+            nothing = torch.zeros(len(obs), len(self.money), 1)
             nothing[:, 0] = 1
-            return torch.cat([act(obs, user, day).to(q.dtype), nothing], dim=2)
+            return torch.cat([act(obs, user, day), nothing], dim=2)
 
-        first = backward_pass(
-            self.data, self.fold, members, choose, (2, n_heads), seed=self.seed,
-            track=lambda tag, value, step: self.track(f"judge/{tag}", value, step),
-            progress="fitted Q evaluation" if self.progress else None,
-        )  # fmt: skip
-        found = frontier_of(self.log, first, self.fold, prices, risk)
+        _, first = self.evaluation.learn(with_nothing, len(prices), self.money)
+        found = frontier_of(self.log, first, self.evaluation.fold, prices, risk)
         # In the memory layout that a saved model is read into, so that sums round alike.
         value, error = np.ascontiguousarray(found.value), np.ascontiguousarray(found.error)
         frontier = replace(found, value=value, error=error)
@@ -220,5 +180,10 @@ def sizes_of(log: LoggedDataset) -> Sizes:
 
 def hold_out(log: LoggedDataset, share: float, seed: int) -> tuple[LoggedDataset, LoggedDataset]:
     """Users to learn from and users to judge by, who both know every incentive of the log."""
+    return declared(log).split(1 - share, seed)
+
+
+def declared(log: LoggedDataset) -> LoggedDataset:
+    """The log, with all its incentives named, so that parts of it know them too."""
     levels = {"incentives": list(range(log.n_actions))}
-    return replace(log, meta=levels | dict(log.meta)).split(1 - share, seed)
+    return replace(log, meta=levels | dict(log.meta))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agents.common.nets import Schedule
+from agents.common.nets import Schedule, Track, no_track
 from agents.common.tensors import panel
 from agents.common.types import Array
 from agents.common.values.factored_q import FactoredMember
 from agents.common.values.fitted_q import ROWS, ActionValues, backward_pass
 from agents.common.values.response import fit_members
 from marketing_env import DayView, LoggedDataset, MixedPolicy, Policy
+
+Probabilities = Callable[[Tensor, Tensor, int], Tensor]
+"""What G policies do: from observations (n, d), the rows (n,) of the users in the log and the day
+to action probabilities (n, K, G)."""
 
 
 class FittedQEvaluation:
@@ -38,39 +42,59 @@ class FittedQEvaluation:
         steps: int = 100,
         epochs: float = 8.0,
         seed: int = 0,
+        track: Track = no_track,
         progress: bool = False,
     ) -> None:
         """Fit the outcome model, which all evaluations share.
 
         Args:
+            folds: the spread between members that were fitted on different users enters the errors.
             steps: gradient steps per day and fold for the values.
             epochs: passes over the log for the outcome model.
+            track: receives learning curves, like TensorBoard's `add_scalar`.
         """
         self.log, self.data, self.seed, self.progress = log, panel(log), seed, progress
         self.width, self.schedule = width, Schedule(steps=steps)
+        self.track: Track = lambda tag, value, step: track(f"judge/{tag}", value, step)
         order = torch.randperm(log.n_users, generator=torch.Generator().manual_seed(seed))
         self.fold = order % folds
         self.outcomes = fit_members(
-            self.data, self.fold, folds, seed=seed, width=width, epochs=epochs
-        )
+            self.data, self.fold, folds, seed=seed, width=width, epochs=epochs, track=self.track,
+            progress=progress,
+        )  # fmt: skip
 
     def values(self, policies: Sequence[Policy]) -> Array:
         """(P, n, T, K, 3) reward-, cost- and contacts-to-go of each policy."""
         heads, follows = _parts(policies, self.log.bucket)
         contact = (torch.arange(self.data.n_actions) > 0).float()[:, None]
+        acts = _acts(heads, self.log)
+        members, _ = self.learn(lambda obs, user, day: acts[day][user], len(heads), contact)
+        return self._judged(ActionValues(members), follows)
+
+    def learn(
+        self, act: Probabilities, n_heads: int, uses: Tensor
+    ) -> tuple[list[FactoredMember], Tensor]:
+        """Members that value G policies, and V[0] of every user, (n, D, G).
+
+        Args:
+            uses: (K, m - 1) what each incentive takes of the limits other than money.
+        """
         members = [
             FactoredMember(
-                o, contact, len(heads), width=self.width, schedule=self.schedule,
-                seed=self.seed + f,
+                o, uses, n_heads, width=self.width, schedule=self.schedule, seed=self.seed + f
             )
             for f, o in enumerate(self.outcomes)
-        ]  # fmt: skip
-        acts = _acts(heads, self.log)
-        backward_pass(
-            self.data, self.fold, members, lambda q, obs, user, day: acts[day][user],
-            (3, len(heads)), progress="fitted Q evaluation" if self.progress else None,
+        ]
+
+        def choose(q: Tensor, obs: Tensor, user: Tensor, day: int) -> Tensor:
+            return act(obs, user, day).to(q.dtype)
+
+        first = backward_pass(
+            self.data, self.fold, members, choose, (2 + uses.shape[1], n_heads),
+            seed=self.seed, track=self.track,
+            progress="fitted Q evaluation" if self.progress else None,
         )  # fmt: skip
-        return self._judged(ActionValues(members), follows)
+        return members, first
 
     @torch.no_grad()
     def _judged(self, values: ActionValues, follows: Tensor) -> Array:

@@ -36,6 +36,11 @@ class History(NamedTuple):
     def take(self, users: Tensor | slice) -> History:
         return History(*(part[users] for part in self))
 
+    def after(self, given: Tensor) -> History:
+        """The same mornings, if the incentives of their days were others, (n, T)."""
+        known = given.masked_fill(~self.there, -1)[:, :-1]
+        return self._replace(before=nn.functional.pad(known, (1, 0), value=-1))
+
 
 class Block(nn.Module):
     """Self-attention and a layer of two, each added to its input (pre-normalised)."""
