@@ -18,6 +18,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -45,8 +46,10 @@ def by_chunks(answer: Callable[[Array], Array], rows: Array) -> Array:
 
 
 def chunks(rows: Array) -> list[Array]:
-    """At least one, of at most `_CHUNK` rows."""
-    return [rows[i : i + _CHUNK] for i in range(0, max(len(rows), 1), _CHUNK)]
+    """At least one, of at most `_CHUNK` rows; of equal sizes, as far as tiles are full."""
+    size = max(len(rows), 1) / math.ceil(max(len(rows), 1) / _CHUNK)
+    step = math.ceil(size / LANES) * LANES
+    return [rows[i : i + step] for i in range(0, max(len(rows), 1), step)]
 
 
 def on_all_cores(work: Callable[[T], S], jobs: Sequence[T]) -> list[S]:
@@ -54,8 +57,13 @@ def on_all_cores(work: Callable[[T], S], jobs: Sequence[T]) -> list[S]:
     workers = min(len(jobs), _CORES)
     if workers <= 1:
         return [work(job) for job in jobs]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, jobs))
+    return list(_pool(os.getpid()).map(work, jobs))
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Kept, and with it what its threads reuse; a forked process has no threads but its own."""
+    return ThreadPoolExecutor(_CORES)
 
 
 def with_calendar(obs: Array, day: int, horizon: int, more: int = 0) -> Array:
