@@ -58,12 +58,19 @@ class Tables(NamedTuple):
 
     def split(self, day: int, money: float) -> Split:
         """Arms of the clusters on a day; money in currency per user per campaign."""
-        day = min(day, len(self.share) - 1)
-        return self.plan(day).at(money / len(self.share) * self.share[day].sum())
+        return self.plan(day).at(self.money_of(day, money))
+
+    def money_of(self, day: int, money: float) -> float:
+        """An even share of the campaign's money, for those who are there on the day."""
+        return float(money / len(self.share) * self.share[self._known(day)].sum())
 
     def plan(self, day: int) -> Plan:
         """The table of a day, for every amount of money."""
-        return solve(self.outcomes, self.share[day], self.risk)
+        return solve(self.outcomes, self.share[self._known(day)], self.risk)
+
+    def _known(self, day: int) -> int:
+        """The day itself; after the log's last one, that one."""
+        return min(day, len(self.share) - 1)
 
     def bound(self, money: float) -> float:
         """The most that the log's users could bring, as a myopic model believes."""

@@ -28,7 +28,7 @@ from agents.common.buckets import left_out, redrawn
 from agents.common.games.frontier import Frontier
 from agents.common.games.game import InfeasibleError
 from agents.common.knapsack import CostCurve, cost_curve
-from agents.common.one_day.cluster_program import Outcomes, Split
+from agents.common.one_day.cluster_program import Outcomes
 from agents.common.one_day.cluster_tables import Judged, Tables
 from agents.common.served.inference import Weights, by_chunks, chunks, on_all_cores, under, users_of
 from agents.common.served.served_responses import Classifier, mean_of, read_response
@@ -313,11 +313,12 @@ class Clusters:
         self.tables = Tables(self.outcomes, weights["share"], meta["config"]["risk"])
         self.judged = Judged(**under("judged", weights))
         self.classifier = Classifier(under("classifier", weights), len(self.tables.share))
-        self.split = lru_cache(_RECENT)(self._split)
+        self.plan = cache(self.tables.plan)
 
     def __call__(self, obs: Array, day: int, bucket: Array, budget: float) -> Decision:
         cluster = self.classifier(obs, day)
-        arm = self.split(day, budget).serve(cluster, redrawn(bucket, day))
+        money = self.tables.money_of(day, self.judged.plan_for(budget))
+        arm = self.plan(day).at(money).serve(cluster, redrawn(bucket, day))
         reward, cost = np.nan_to_num(self.outcomes.mean[cluster, arm]).T
         return Decision(arm, reward, cost, cluster)
 
@@ -326,9 +327,6 @@ class Clusters:
         cluster = self.classifier(obs, day)
         reward, cost = np.nan_to_num(np.moveaxis(self.outcomes.mean[cluster], -1, 0))
         return _offers(reward, cost, self.outcomes.eligible[cluster], cluster.astype(np.uint8))
-
-    def _split(self, day: int, budget: float) -> Split:
-        return self.tables.split(day, self.judged.plan_for(budget))
 
 
 def trained(folder: str | Path, method: str) -> Any:
