@@ -174,8 +174,9 @@ def train(
     with Curves(folder) as track:
         model, seconds = (oracles or Oracles()).fit(name, log, config, seed, track)
     model.save(place)
-    if isinstance(log, LoggedDataset) and log.meta.get("columns"):
-        describe(place, columns=log.columns)
+    known = isinstance(log, LoggedDataset) and log.meta.get("columns")
+    if known and (place / "model.json").exists():  # a method of one's own may keep what it likes
+        describe(place, columns=known)
     return model, seconds
 
 

@@ -61,7 +61,7 @@ SMALL = {
     "rounds": 3,
     "steps": 8,
     "trees": 8,
-    "updates": 20,
+    "updates": 60,
     "width": 16,
 }
 every_learner = pytest.mark.parametrize("method", LEARNERS)
