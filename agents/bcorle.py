@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded
+from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded, standardised
 from agents.common.tensors import Panel, panel
 from agents.common.values.family import (
     FamilyModel,
@@ -99,10 +99,10 @@ class PricedQ(nn.Module):
 
     def forward(self, obs: Tensor, day: Tensor, price: Tensor) -> Tensor:
         """(n, K, H)"""
-        x = torch.cat([obs, calendar(day, self.sizes.horizon)], dim=-1)
+        x = standardised(obs, day, self.sizes.horizon, self.mean, self.scale)
         relative = price / self.middle
         asked = torch.stack([relative / (1 + relative), torch.log1p(relative)], dim=-1)
-        h = self.trunk(torch.cat([(x - self.mean) / self.scale, asked], dim=-1))
+        h = self.trunk(torch.cat([x, asked], dim=-1))
         advantage = self.advantage(h).unflatten(-1, (self.sizes.n_actions, -1))
         return self.value(h)[:, None] + advantage - advantage.mean(1, keepdim=True)
 

@@ -33,6 +33,7 @@ Differences from the paper:
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ class Model:
     judged: Judged  # what the tables bring
     distillation: Distillation
 
-    @property
+    @cached_property
     def tables(self) -> Tables:
         return Tables(self.outcomes, self.share, self.config.risk)
 

@@ -154,9 +154,7 @@ def allocated(plan: Plan, offers: pa.RecordBatch, cut: Any) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({"user_id": offers.column("user_id"), **columns})
 
 
-@lru_cache(8)
-def _learned(model: str) -> tuple[str, ...] | None:
-    return learned_columns(model)
+_learned = lru_cache(8)(learned_columns)
 
 
 @lru_cache(8)

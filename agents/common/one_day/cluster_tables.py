@@ -15,6 +15,8 @@ as it is evaluated: those who always got it would soon be in other clusters than
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -49,37 +51,34 @@ class Judged(NamedTuple):
         return value, error
 
 
-class Tables(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Tables:
     """A table for each day, at the log's numbers of users."""
 
     outcomes: Outcomes
     share: Array  # (T, L) of all users; absent ones are in no cluster
     risk: float
 
+    @cached_property
+    def plans(self) -> tuple[Plan, ...]:
+        """The table of each day, for every amount of money."""
+        return tuple(solve(self.outcomes, size, self.risk) for size in self.share)
+
     def split(self, day: int, money: float) -> Split:
-        """Arms of the clusters on a day; money in currency per user per campaign."""
-        return self.plan(day).at(self.money_of(day, money))
+        """Arms of the clusters on a day; money in currency per user per campaign.
 
-    def money_of(self, day: int, money: float) -> float:
-        """An even share of the campaign's money, for those who are there on the day."""
-        return float(money / len(self.share) * self.share[self._known(day)].sum())
-
-    def plan(self, day: int) -> Plan:
-        """The table of a day, for every amount of money."""
-        return solve(self.outcomes, self.share[self._known(day)], self.risk)
-
-    def _known(self, day: int) -> int:
-        """The day itself; after the log's last one, that one."""
-        return min(day, len(self.share) - 1)
+        Those who are there get an even share of it; days after the log's last are as that one.
+        """
+        day = min(day, len(self.share) - 1)
+        return self.plans[day].at(money / len(self.share) * self.share[day].sum())
 
     def bound(self, money: float) -> float:
         """The most that the log's users could bring, as a myopic model believes."""
-        days = range(len(self.share))
-        return sum(self.plan(day).bound(money / len(days)) for day in days)
+        return sum(plan.bound(money / len(self.plans)) for plan in self.plans)
 
     def grid(self) -> Array:
         """(G,) money from almost nothing to what the best arms cost, geometric."""
-        dearest = sum(self.plan(day).secured[-1] for day in range(len(self.share)))
+        dearest = sum(plan.secured[-1] for plan in self.plans)
         return np.asarray(dearest * np.geomspace(_SMALLEST, 1, _GRID))
 
     def probs(self, money: Array) -> Array:

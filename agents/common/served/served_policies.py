@@ -313,12 +313,11 @@ class Clusters:
         self.tables = Tables(self.outcomes, weights["share"], meta["config"]["risk"])
         self.judged = Judged(**under("judged", weights))
         self.classifier = Classifier(under("classifier", weights), len(self.tables.share))
-        self.plan = cache(self.tables.plan)
 
     def __call__(self, obs: Array, day: int, bucket: Array, budget: float) -> Decision:
         cluster = self.classifier(obs, day)
-        money = self.tables.money_of(day, self.judged.plan_for(budget))
-        arm = self.plan(day).at(money).serve(cluster, redrawn(bucket, day))
+        split = self.tables.split(day, self.judged.plan_for(budget))
+        arm = split.serve(cluster, redrawn(bucket, day))
         reward, cost = np.nan_to_num(self.outcomes.mean[cluster, arm]).T
         return Decision(arm, reward, cost, cluster)
 
