@@ -72,7 +72,7 @@ class Config:
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     judge_share: float = 0.3  # of users, kept from the learner to evaluate its policies
     outcome_epochs: float = 8.0  # passes over their log for the outcome model of the evaluation
-    risk: float = 0.05  # accepted probability that estimation error makes the plan overspend
+    risk: float = 0.05  # accepted probability that a plan violates its budget
     progress: bool = True  # show progress bars on a terminal
 
 

@@ -56,7 +56,7 @@ class Config:
     epochs: float = 8.0  # passes over the log for the classifier
     outcome_epochs: float = 8.0  # passes over the log for the outcome model of the evaluation
     steps: int = 100  # gradient steps per day and fold for the values of the evaluation
-    risk: float = 0.05  # accepted probability that estimation error makes the plan overspend
+    risk: float = 0.05  # accepted probability that a plan violates its budget
     progress: bool = True  # show progress bars on a terminal
 
 

@@ -74,7 +74,7 @@ class Config:
     learning_rate: float = 5e-3  # of the values
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     judge_share: float = 0.3  # of users, kept from the learner to evaluate its policies
-    risk: float = 0.05  # accepted probability that estimation error makes the plan overspend
+    risk: float = 0.05  # accepted probability that a plan violates its budget
     progress: bool = True  # show progress bars on a terminal
 
 

@@ -19,7 +19,7 @@ Differences from the paper:
    column generation add the prices that given budgets ask for.
 2. Policies are evaluated on users from whom no learner learned, and fitted Q evaluation is
    corrected by the errors that it makes there (`Oracle.judge`).
-3. Costs enter the program with an upper confidence margin (`Config.risk`).
+3. Costs enter the program with a confidence margin (`Config.risk`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,6 +36,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from agents.common import files
+from agents.common.games.frontier import secured
 from agents.common.games.game import Master, solve_master
 from agents.common.nets import Track, calendar, no_track
 from agents.common.types import Array, Forecast
@@ -60,7 +60,7 @@ class Config:
     flexibility: float = 0.3  # BCQ's least logging probability, relative to the likeliest incentive
     width: int = 128  # of both hidden layers
     judge_share: float = 0.5  # of users, kept from learners to evaluate their policies
-    risk: float = 0.05  # accepted probability that estimation error makes the plan overspend
+    risk: float = 0.05  # accepted probability that a plan violates its budget
     device: str = "cpu"
     progress: bool = True  # show progress bars on a terminal
 
@@ -314,8 +314,8 @@ def load(folder: str | Path) -> Model:
 
 def mixture(responses: Sequence[Response], budget: float, risk: float) -> Master:
     """The best mixture within the budget, costs taken with their upper confidence margin."""
-    margin = NormalDist().inv_cdf(1 - risk)
-    return solve_master([(r.reward, r.cost + margin * r.cost_error) for r in responses], budget)
+    reward, cost, error = np.array([(r.reward, r.cost, r.cost_error) for r in responses]).T
+    return solve_master(np.stack([reward, secured(cost, error, risk)], axis=1), budget)
 
 
 def choose_prices(days: UserDays, n: int) -> list[float]:

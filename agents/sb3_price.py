@@ -50,7 +50,7 @@ class Config:
     gae: float = 0.7  # PPO's lambda: how far outcomes are trusted above the values learned so far
     width: int = 64  # of both hidden layers
     measured_on: int = 20_000  # fresh users who show what the policies are worth
-    risk: float = 0.05  # accepted probability that measuring errors make the plan overspend
+    risk: float = 0.05  # accepted probability that a plan violates its budget
     progress: bool = True  # show a progress bar on a terminal
 
 

@@ -91,9 +91,9 @@ _LOGS: tuple[tuple[Behaviour, str], ...] = (
 
 
 def _judged(name: str, preset: str, **changes: Any) -> Setting:
-    """A setting on 20 fresh populations of 500 users, two campaigns each."""
+    """A setting on 20 fresh populations of 1,000 users: users differ more than campaigns do."""
     return Setting(
-        name, preset, test_users=500, test_seeds=tuple(range(1_000, 1_020)), repeats=2,
+        name, preset, test_users=1_000, test_seeds=tuple(range(1_000, 1_020)), repeats=1,
         hard_limit=False, **changes,
     )  # fmt: skip
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.common.games.frontier import Frontier
 from agents.common.games.game import solve_master
+from agents.common.values.responses import frontier_of
+from marketing_env import RandomPolicy, preset, rollout
 
 INF = math.inf
 
 
-def frontier(risk: float = 0.5, m: int = 1) -> Frontier:
+def frontier(risk: float = 0.5, m: int = 1, tolerance: float = 0.0) -> Frontier:
     """Best responses of a concave world, r = 10 + 2 sqrt(c), at the prices of their slopes."""
     cost = np.array([9.0, 4.0, 1.0, 0.25, 0.0])
     price = np.array([1 / 3, 0.5, 1.0, 2.0, INF])
@@ -25,7 +29,7 @@ def frontier(risk: float = 0.5, m: int = 1) -> Frontier:
     prices = np.stack([price, np.where(np.isinf(price), INF, 0.0)], axis=1)[:, :m]
     error = np.full_like(value, 0.1)
     logged = np.array([11.0, 2.0, 4.0])[: 1 + m]
-    return Frontier(prices, value, error, logged, np.full(1 + m, 0.05), risk)
+    return Frontier(prices, value, error, logged, np.full(1 + m, 0.05), risk, tolerance)
 
 
 @given(budget=st.floats(0, 20))
@@ -53,11 +57,25 @@ def test_no_gap_at_a_policy_of_the_grid() -> None:
 
 
 def test_cost_errors_leave_a_margin_but_not_for_giving_nothing() -> None:
-    cautious = frontier(risk=0.05)
+    cautious = frontier(risk=0.05, tolerance=0.0)
     assert cautious.forecast([4.0]).cost == pytest.approx(4 - 1.645 * 0.1, abs=0.01)
+    assert cautious.forecast([4.0]).violation == pytest.approx(0.05, abs=0.001)
     nothing = cautious.forecast([0.0])
     assert (nothing.cost, nothing.prices) == (0, (INF,))
     assert frontier(risk=0.5).forecast([4.0]).cost == pytest.approx(4)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.03, 0.1])
+def test_a_plan_keeps_its_budget_in_expectation_and_rarely_violates_it(tolerance: float) -> None:
+    known = frontier(risk=0.1, tolerance=tolerance)
+    forecast = known.forecast([4.0])
+    assert forecast.cost <= 4 + 1e-9
+    over = 1 - NormalDist(forecast.cost, forecast.cost_error).cdf(4 * (1 + tolerance))
+    assert forecast.violation == pytest.approx(over)
+    assert forecast.violation <= 0.1 + 1e-6
+    # One of the two binds: nothing is left unspent without need.
+    assert forecast.cost == pytest.approx(4) or forecast.violation == pytest.approx(0.1, abs=1e-3)
+    assert known.forecast([INF]).violation == 0
 
 
 def test_two_limits_hold_together() -> None:
@@ -105,3 +123,21 @@ def test_survives_json() -> None:
     lists = {k: np.asarray(v).tolist() for k, v in dataclasses.asdict(f).items()}
     again = Frontier.from_lists(json.loads(json.dumps(lists)))
     assert again.forecast([2.0, 3.0]) == f.forecast([2.0, 3.0])
+
+
+@pytest.mark.parametrize("folds", [2, 4, 6])
+def test_errors_cover_what_members_that_share_users_have_in_common(folds: int) -> None:
+    """Each member's estimate is the mean of what its users show, and judges the other ones."""
+    campaign, n = preset("toy"), 120
+    log = rollout(RandomPolicy(campaign.n_actions), campaign, n, seed=0)
+    generator, fold = torch.Generator().manual_seed(folds), torch.arange(n) % folds
+    prices, means, errors = torch.tensor([[0.0], [torch.inf]]), [], []
+    for _ in range(400):
+        shown = torch.randn(folds, generator=generator)
+        judged = (shown.sum() - shown) / (folds - 1)
+        own = 0.1 * torch.randn(n, generator=generator)
+        first = (judged[fold] + own)[:, None, None].expand(n, 2, 2)
+        known = frontier_of(log, first, fold, prices, risk=0.05)
+        means.append(known.value[0, 0])
+        errors.append(known.error[0, 0])
+    assert np.mean(np.square(errors)) == pytest.approx(np.var(means), rel=0.2)

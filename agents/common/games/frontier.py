@@ -21,6 +21,8 @@ import numpy.typing as npt
 from agents.common.games.game import Master, solve_master
 from agents.common.types import Array, Forecast
 
+TOLERANCE = 0.03  # share of a budget; spending more on average violates it
+
 
 @dataclass(frozen=True)
 class Frontier:
@@ -31,13 +33,14 @@ class Frontier:
     error: Array  # (G, 1 + m) standard errors
     logged: Array  # (1 + m,) what the log's own policy brought
     logged_error: Array  # (1 + m,)
-    risk: float = 0.05  # accepted probability that estimation error makes a plan overspend
+    risk: float = 0.05  # accepted probability that a plan violates a limit
+    tolerance: float = TOLERANCE  # share by which the mean cost may exceed a limit
 
     @classmethod
     def from_lists(cls, lists: Mapping[str, Any]) -> Frontier:
         """From what JSON keeps of `dataclasses.asdict`."""
-        arrays = {k: np.array(v, dtype=float) for k, v in lists.items() if k != "risk"}
-        return cls(**arrays, risk=lists["risk"])
+        arrays = {k: np.array(v, dtype=float) for k, v in lists.items() if isinstance(v, list)}
+        return cls(**arrays, risk=lists["risk"], tolerance=lists["tolerance"])
 
     @property
     def idle(self) -> int:
@@ -46,15 +49,18 @@ class Frontier:
 
     @property
     def cautious(self) -> Array:
-        """(G, 1 + m) values whose costs hold with probability `1 - risk` each."""
-        margin = NormalDist().inv_cdf(1 - self.risk) * self.error
-        margin[:, 0] = 0.0
+        """(G, 1 + m) values whose costs, with what is tolerated, hold with probability 1 - risk.
+
+        A limit L is kept in expectation, and L (1 + tolerance) with that probability.
+        """
+        careful = secured(self.value, self.error, self.risk, self.tolerance)
+        careful[:, 0] = self.value[:, 0]
         # Giving nothing is no estimate: its cost is what the log says, without a margin.
-        margin[self.idle] = 0.0
-        return np.asarray(self.value + margin)
+        careful[self.idle] = self.value[self.idle]
+        return np.asarray(careful)
 
     def mix(self, limits: Sequence[float]) -> Master:
-        """The best mixture whose costs keep the limits with probability `1 - risk`.
+        """The best mixture that keeps the limits in expectation, and is unlikely to violate them.
 
         Args:
             limits: (m,) per user per campaign; inf leaves a cost free.
@@ -96,8 +102,16 @@ class Frontier:
             weights=tuple(weight[used].tolist()),
             over_log=float(over),
             over_log_error=float(over_error),
+            violation=self._violation(value[1], error[1], limits[0]),
             oracle_calls=oracle_calls,
         )
+
+    def _violation(self, cost: float, error: float, budget: float) -> float:
+        """Probability that the true mean cost is not tolerated."""
+        most = budget * (1 + self.tolerance)
+        if not error > 0 or np.isinf(most):
+            return float(cost > most)
+        return 1 - NormalDist(cost, error).cdf(most)
 
     def _bound(self, limits: Array) -> float:
         finite = ~np.isinf(self.price).any(axis=1)
@@ -117,6 +131,12 @@ class Frontier:
         same_spend = baseline + share * (self.logged[0] - baseline)
         rest = (1 - share) * self.error[self.idle, 0]
         return reward - same_spend, float(np.hypot(error + rest, share * self.logged_error[0]))
+
+
+def secured(cost: Array, error: Array, risk: float, tolerance: float = TOLERANCE) -> Array:
+    """Costs to plan with: a plan within L is within L (1 + tolerance) with probability 1 - risk."""
+    margin = NormalDist().inv_cdf(1 - risk) * error
+    return np.maximum(cost, (cost + margin) / (1 + tolerance))
 
 
 def checked(limits: Sequence[float]) -> Array:

@@ -89,7 +89,7 @@ class Judge:
         Args:
             prices: (G + 1, 1), the last is inf; marginal returns at which the policies stop
                 spending, 0 if they know none.
-            risk: accepted probability that estimation error makes a mixture overspend.
+            risk: accepted probability that a mixture violates its budget.
         """
 
         def with_nothing(obs: Tensor, user: Tensor, day: int) -> Tensor:

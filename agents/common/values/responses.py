@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from agents.common import files
-from agents.common.games.frontier import Frontier
+from agents.common.games.frontier import TOLERANCE, Frontier
 from agents.common.nets import Schedule, Track, no_track
 from agents.common.tensors import Panel, panel
 from agents.common.types import Array
@@ -52,7 +52,8 @@ class Settings:
     learning_rate: float = 5e-3  # of the values; the best of four on a payment_bonus log
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     pessimism: float = 0.0  # standard deviations between members by which gains are lowered
-    risk: float = 0.05  # accepted probability that estimation error makes the plan overspend
+    risk: float = 0.05  # accepted probability that a plan violates its budget ...
+    tolerance: float = TOLERANCE  # ... by spending more than this share beyond it
     workers: int = 0  # threads; 0: as many as there are cores. Results do not depend on it
     device: str = "cpu"
     progress: bool = True  # show progress bars on a terminal
@@ -159,7 +160,7 @@ def learn_responses(
         seed=seed, workers=workers, track=track,
         progress="best responses" if config.progress else None,
     )  # fmt: skip
-    frontier = frontier_of(log, first, fold, prices, config.risk)
+    frontier = frontier_of(log, first, fold, prices, config.risk, config.tolerance)
     for g, (reward, cost, *_) in enumerate(frontier.value):
         track("frontier/reward", reward, g)
         track("frontier/cost", cost, g)
@@ -196,15 +197,26 @@ def _members(
 
 
 def frontier_of(
-    log: LoggedDataset, first: Tensor, fold: Tensor, prices: Tensor, risk: float
+    log: LoggedDataset,
+    first: Tensor,
+    fold: Tensor,
+    prices: Tensor,
+    risk: float,
+    tolerance: float = TOLERANCE,
 ) -> Frontier:
-    """Means of V[0] over users; errors over users and between the members that judged them."""
+    """Means of V[0] over users; errors over users and between the members that judged them.
+
+    Members share most of their users and differ less than their mean errs: the delete-a-group
+    jackknife (Quenouille 1956; Kott, J. Off. Stat. 2001) multiplies their variance by (F - 1)^2.
+    """
     v = first.double()
-    mean, error = v.mean(0), v.std(0) / len(v) ** 0.5
+    mean, variance = v.mean(0), v.var(0) / len(v)
     folds = int(fold.max()) + 1
     if folds > 1:
         by_fold = torch.stack([v[fold == f].mean(0) for f in range(folds)])
-        error = (error**2 + by_fold.var(0) / folds).sqrt()
+        between = (by_fold.var(0) - folds * variance).clamp(min=0)  # beyond that of their users
+        variance = variance + (folds - 1) ** 2 * between / folds
+    error = variance.sqrt()
     # In one order of memory, as after loading: sums in another one differ in their last digit.
     value, error = mean.T.contiguous().numpy(), error.T.contiguous()
     # Networks round to single precision: without this, giving nothing would break a budget of 0.
@@ -212,7 +224,7 @@ def frontier_of(
     value[:, 1:] = np.where(cost < 1e-6 * cost.max(axis=0), 0.0, cost)
     logged, logged_error = _logged(log, value.shape[1] - 1)
     price = prices.double().numpy()
-    return Frontier(price, value, error.numpy(), logged, logged_error, risk)
+    return Frontier(price, value, error.numpy(), logged, logged_error, risk, tolerance)
 
 
 def _logged(log: LoggedDataset, m: int) -> tuple[Array, Array]:
