@@ -31,8 +31,9 @@ Differences from the paper:
 6. Calibration: decision losses are free to distort costs, by which the knapsack would miss its
    budget. Users that the network did not learn from tell what its decisions really spend; the
    decisions themselves are not touched (`one_day/calibration.py`).
-7. The state kept is that with the largest doubly robust net value of its decisions on held-out
-   users of the training fold, whose model is the warm start. The warm start is a candidate.
+7. The state kept is the one of least L on held-out users of the training fold. What decisions earn
+   there (`decision_value`) is a curve only: it is far noisier than what a few steps change, and
+   would as a rule keep an early state. The warm start is a candidate.
 8. Members are cross-fitted over users, and act and forecast as in `one_day/daily.py`.
 """
 
@@ -161,16 +162,15 @@ def _decide(warm: Warm, log: LoggedDataset, config: Config) -> None:
 
     def judge(step: int) -> float:
         expected = predictor(held)
-        value = decision_value(prices, expected, held, known)
         curves = {
             "prediction_loss": float(predictor.loss(expected, held)),
             "decision_loss": float(decision_loss(config, prices, expected, held, known)),
-            "decision_value": value,
+            "decision_value": decision_value(prices, expected, held, known),
             "overspend": overspend(expected.numpy(), prices.price.numpy(), happened),
         }
         for name, number in curves.items():
             fitting.track(f"{tag}/held_out/{name}", number, step)
-        return value
+        return -config.alpha * curves["prediction_loss"] - curves["decision_loss"]
 
     fitting = fitting._replace(epochs=config.epochs, learning_rate=config.learning_rate)
     train_on(predictor, loss, judge, rows, fitting, f"{tag}/both")

@@ -3,9 +3,9 @@
     python -m experiments.oracles
     python -m experiments.oracles --preset food_coupons --behaviour production --seeds 0 1 2
 
-All learn from the same log and are held against the same optimum; what differs is how long they
-take, on one thread, and what their policies earn. Each finished run is one JSON file; a comparison
-that was stopped goes on where it stopped.
+All learn from the same log and are held against the same optimum; what differs is how many seconds
+of the processor they take, and what their policies earn. Each finished run is one JSON file; a
+comparison that was stopped goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def comparison(o: Options) -> Suite:
 
 
 def table(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """A row per oracle: seconds of training, and the score at each budget."""
+    """A row per oracle: processor seconds of training, and the score at each budget."""
     rows = []
     for name, found in by_method(runs).items():
         shares = [f"{100 * row['budget_share']:g} %" for row in found[0]["rows"]]
         scores = [f"{score:.1f}" for score in pooled(found, "score")[0]]
-        seconds = f"{np.mean([run['seconds'] for run in found]):.0f}"
-        rows.append({"oracle": name, "seconds": seconds, **dict(zip(shares, scores, strict=True))})
+        cost = f"{np.mean([run['cpu_seconds'] for run in found]):.0f}"
+        rows.append({"oracle": name, "cpu seconds": cost, **dict(zip(shares, scores, strict=True))})
     return rows
 
 
@@ -87,7 +87,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := set(o.oracles) - set(ORACLES):
         parser.error(f"--oracles {' '.join(sorted(unknown))}: there are {', '.join(ORACLES)}")
     suite = comparison(o)
-    # One after the other: runs at the same time would take each other's seconds.
     for job in tqdm(jobs(suite, o.out), desc="seeds"):
         work(job)
     found = find_runs(o.out)

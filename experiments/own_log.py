@@ -65,7 +65,7 @@ def work(job: Job) -> None:
     for row in job.rows:
         forget_peak()
         out = job.result(row)
-        model, seconds = train(row, learn, job.configs[row], job.seed, out.with_suffix(""))
+        model, effort = train(row, learn, job.configs[row], job.seed, out.with_suffix(""))
         memory, estimates = peak_memory(), on_log(model, judge, budgets)
         told = {b: asdict(model.forecast(b)) for b in dict.fromkeys(e["budget"] for e in estimates)}
         write_json(out, {
@@ -74,5 +74,5 @@ def work(job: Job) -> None:
             "users": learn.n_users, "judged_users": judge.n_users, "spend": learn.spend,
             "forecasts": [{"budget": b, **forecast} for b, forecast in told.items()],
             "estimates": estimates, "verdict": verdict(estimates, judge),
-            "seconds": seconds, "memory": memory, **provenance(),
+            **asdict(effort), "memory": memory, **provenance(),
         })  # fmt: skip

@@ -22,7 +22,7 @@ from experiments.references import reference
 from experiments.reporting.runs import REFERENCES
 from experiments.results import provenance, write_json
 from experiments.settings import Setting
-from experiments.sharing import Oracles
+from experiments.sharing import Effort, Oracles
 from marketing_env import (
     CampaignConfig,
     ConstantPolicy,
@@ -162,8 +162,8 @@ def train(
     seed: int,
     folder: Path,
     oracles: Oracles | None = None,
-) -> tuple[Model, float]:
-    """Fit a method, write its learning curves and its model; returns the seconds of fitting.
+) -> tuple[Model, Effort]:
+    """Fit a method, write its learning curves and its model; returns what fitting took.
 
     Args:
         log: what it learns from; the campaign itself if it needs the simulator.
@@ -172,12 +172,12 @@ def train(
     torch.set_num_threads(1)
     place = check_folder(folder / "model")
     with Curves(folder) as track:
-        model, seconds = (oracles or Oracles()).fit(name, log, config, seed, track)
+        model, effort = (oracles or Oracles()).fit(name, log, config, seed, track)
     model.save(place)
     known = isinstance(log, LoggedDataset) and log.meta.get("columns")
     if known and (place / "model.json").exists():  # a method of one's own may keep what it likes
         describe(place, columns=known)
-    return model, seconds
+    return model, effort
 
 
 def run(
@@ -205,7 +205,7 @@ def run(
     forget_peak()
     online = getattr(method(name), "NEEDS_SIMULATOR", False)
     source = campaign(setting) if online else log
-    model, seconds = train(name, source, config or {}, seed, folder, oracles)
+    model, effort = train(name, source, config or {}, seed, folder, oracles)
     memory, judge = peak_memory(), judge or Judge(setting)
     start = time.perf_counter()
     rows = judged(model, judge, estimates)
@@ -216,7 +216,7 @@ def run(
         "seed": seed,
         "rows": rows,
         "log": {"users": log.n_users, "reward": log.value, "cost": log.spend},
-        "seconds": seconds,
+        **asdict(effort),
         "judge_seconds": time.perf_counter() - start,
         "memory": memory,
         **provenance(),

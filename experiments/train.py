@@ -85,12 +85,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if o.held_out:
         log, _ = log.split(1 - o.held_out, seed=o.seed)
         print(f"training on {log.n_users} of them")
-    model, seconds = train(o.method, log, asdict(config), o.seed, o.out)
+    model, effort = train(o.method, log, asdict(config), o.seed, o.out)
     write_json(
         o.out / "train.json",
-        {"options": {k: str(v) for k, v in asdict(o).items()}, "seconds": seconds, **provenance()},
+        {
+            "options": {k: str(v) for k, v in asdict(o).items()},
+            **asdict(effort),
+            **provenance(),
+        },
     )
-    print(f"{o.out}/model after {seconds:.0f} s; curves: tensorboard --logdir {o.out}")
+    print(f"{o.out}/model after {effort.seconds:.0f} s; curves: tensorboard --logdir {o.out}")
     for silence in silences(getattr(model, "support", None), log):
         print(silence)
     print_forecasts(model, o.forecast_at or tuple(log.spend * np.array([0.25, 0.5, 0.75, 1.0])))

@@ -91,7 +91,7 @@ def test_tables_show_each_oracle(
         assert name in said
         assert name in page
     run = json.loads((folder / PLACE / "d3rlpy_ddqn-0.json").read_text())
-    assert float(rows["d3rlpy_ddqn"]["seconds"]) == pytest.approx(run["seconds"], abs=0.5)
+    assert float(rows["d3rlpy_ddqn"]["cpu seconds"]) == pytest.approx(run["cpu_seconds"], abs=0.5)
     assert float(rows["d3rlpy_ddqn"]["40 %"]) == pytest.approx(run["rows"][3]["score"], abs=0.05)
 
 

@@ -30,9 +30,10 @@ def test_one_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(responses, "backward_pass", counted)
     oracles = Oracles()
     first, alone = oracles.fit("mixed_policy", LOG, BRIEF, 0, no_track)
-    second, seconds = oracles.fit("price_bisection", LOG, BRIEF, 0, no_track)
+    second, together = oracles.fit("price_bisection", LOG, BRIEF, 0, no_track)
     assert len(passes) == 1
-    assert seconds >= alone > 0
+    assert together.seconds >= alone.seconds > 0
+    assert together.cpu_seconds >= alone.cpu_seconds > 0
     np.testing.assert_array_equal(second.responses.frontier.value, first.responses.frontier.value)
     oracles.fit("price_bisection", LOG, BRIEF, 1, no_track)
     oracles.fit("mixed_policy", LOG, BRIEF | {"contacts": True}, 0, no_track)
@@ -42,7 +43,7 @@ def test_one_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_methods_without_them_are_trained_as_ever() -> None:
     oracles = Oracles()
-    model, seconds = oracles.fit("greedy_uplift", LOG, {"width": 8, "epochs": 1}, 0, no_track)
-    assert seconds > 0
+    model, effort = oracles.fit("greedy_uplift", LOG, {"width": 8, "epochs": 1}, 0, no_track)
+    assert effort.seconds > 0
     assert not oracles.known
     assert model.forecast(0.2).cost >= 0
