@@ -25,7 +25,7 @@ Differences from the paper:
    whole frontier is kept, so any later budget is another mixture of few policies.
 4. Policies are kept to incentives that the log tried (`values/support.py`), and `pessimism` lowers
    the gains on which cross-fitted members disagree.
-5. Costs enter the program with a margin, so that spending more than `tolerance` beyond a budget is
+5. Costs enter the program with a margin, so that spending more than `leeway` beyond a budget is
    as rare as `risk`; the forecast says whether the log's own policy is beaten at equal spend.
 6. `pacing` solves the mixture again every morning for the money that is left.
 """

@@ -21,7 +21,7 @@ from marketing_env import RandomPolicy, preset, rollout
 INF = math.inf
 
 
-def frontier(risk: float = 0.5, m: int = 1, tolerance: float = 0.0) -> Frontier:
+def frontier(risk: float = 0.5, m: int = 1, leeway: float = 0.0) -> Frontier:
     """Best responses of a concave world, r = 10 + 2 sqrt(c), at the prices of their slopes."""
     cost = np.array([9.0, 4.0, 1.0, 0.25, 0.0])
     price = np.array([1 / 3, 0.5, 1.0, 2.0, INF])
@@ -29,7 +29,7 @@ def frontier(risk: float = 0.5, m: int = 1, tolerance: float = 0.0) -> Frontier:
     prices = np.stack([price, np.where(np.isinf(price), INF, 0.0)], axis=1)[:, :m]
     error = np.full_like(value, 0.1)
     logged = np.array([11.0, 2.0, 4.0])[: 1 + m]
-    return Frontier(prices, value, error, logged, np.full(1 + m, 0.05), risk, tolerance)
+    return Frontier(prices, value, error, logged, np.full(1 + m, 0.05), risk, leeway)
 
 
 @given(budget=st.floats(0, 20))
@@ -57,7 +57,7 @@ def test_no_gap_at_a_policy_of_the_grid() -> None:
 
 
 def test_cost_errors_leave_a_margin_but_not_for_giving_nothing() -> None:
-    cautious = frontier(risk=0.05, tolerance=0.0)
+    cautious = frontier(risk=0.05, leeway=0.0)
     assert cautious.forecast([4.0]).cost == pytest.approx(4 - 1.645 * 0.1, abs=0.01)
     assert cautious.forecast([4.0]).violation == pytest.approx(0.05, abs=0.001)
     nothing = cautious.forecast([0.0])
@@ -65,12 +65,12 @@ def test_cost_errors_leave_a_margin_but_not_for_giving_nothing() -> None:
     assert frontier(risk=0.5).forecast([4.0]).cost == pytest.approx(4)
 
 
-@pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.03, 0.1])
-def test_a_plan_keeps_its_budget_in_expectation_and_rarely_violates_it(tolerance: float) -> None:
-    known = frontier(risk=0.1, tolerance=tolerance)
+@pytest.mark.parametrize("leeway", [0.0, 0.01, 0.03, 0.1])
+def test_a_plan_keeps_its_budget_in_expectation_and_rarely_violates_it(leeway: float) -> None:
+    known = frontier(risk=0.1, leeway=leeway)
     forecast = known.forecast([4.0])
     assert forecast.cost <= 4 + 1e-9
-    over = 1 - NormalDist(forecast.cost, forecast.cost_error).cdf(4 * (1 + tolerance))
+    over = 1 - NormalDist(forecast.cost, forecast.cost_error).cdf(4 * (1 + leeway))
     assert forecast.violation == pytest.approx(over)
     assert forecast.violation <= 0.1 + 1e-6
     # One of the two binds: nothing is left unspent without need.

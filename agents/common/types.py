@@ -28,7 +28,7 @@ class Forecast:
     weights: tuple[float, ...] = ()
     over_log: float = math.nan  # reward above the log's own policy at equal spend
     over_log_error: float = math.nan
-    violation: float = math.nan  # probability of spending `tolerance` more than the budget
+    violation: float = math.nan  # probability of spending `leeway` more than the budget
     oracle_calls: int = 0  # best responses asked for while mixing; 0 if nothing was
 
     @property

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from agents.common.games.game import Master, solve_master
 from agents.common.types import Array, Forecast
 
-TOLERANCE = 0.03  # share of a budget; spending more on average violates it
+LEEWAY = 0.03  # share of a budget; spending more on average violates it
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Frontier:
     logged: Array  # (1 + m,) what the log's own policy brought
     logged_error: Array  # (1 + m,)
     risk: float = 0.05  # accepted probability that a plan violates a limit
-    tolerance: float = TOLERANCE  # share by which the mean cost may exceed a limit
+    leeway: float = LEEWAY  # share by which the mean cost may exceed a limit
 
     @classmethod
     def from_lists(cls, lists: Mapping[str, Any]) -> Frontier:
         """From what JSON keeps of `dataclasses.asdict`."""
         arrays = {k: np.array(v, dtype=float) for k, v in lists.items() if isinstance(v, list)}
-        return cls(**arrays, risk=lists["risk"], tolerance=lists["tolerance"])
+        return cls(**arrays, risk=lists["risk"], leeway=lists["leeway"])
 
     @property
     def idle(self) -> int:
@@ -51,9 +51,9 @@ class Frontier:
     def cautious(self) -> Array:
         """(G, 1 + m) values whose costs, with what is tolerated, hold with probability 1 - risk.
 
-        A limit L is kept in expectation, and L (1 + tolerance) with that probability.
+        A limit L is kept in expectation, and L (1 + leeway) with that probability.
         """
-        careful = secured(self.value, self.error, self.risk, self.tolerance)
+        careful = secured(self.value, self.error, self.risk, self.leeway)
         careful[:, 0] = self.value[:, 0]
         # Giving nothing is no estimate: its cost is what the log says, without a margin.
         careful[self.idle] = self.value[self.idle]
@@ -108,7 +108,7 @@ class Frontier:
 
     def _violation(self, cost: float, error: float, budget: float) -> float:
         """Probability that the true mean cost is not tolerated."""
-        most = budget * (1 + self.tolerance)
+        most = budget * (1 + self.leeway)
         if not error > 0 or np.isinf(most):
             return float(cost > most)
         return 1 - NormalDist(cost, error).cdf(most)
@@ -133,10 +133,10 @@ class Frontier:
         return reward - same_spend, float(np.hypot(error + rest, share * self.logged_error[0]))
 
 
-def secured(cost: Array, error: Array, risk: float, tolerance: float = TOLERANCE) -> Array:
-    """Costs to plan with: a plan within L is within L (1 + tolerance) with probability 1 - risk."""
+def secured(cost: Array, error: Array, risk: float, leeway: float = LEEWAY) -> Array:
+    """Costs to plan with: a plan within L is within L (1 + leeway) with probability 1 - risk."""
     margin = NormalDist().inv_cdf(1 - risk) * error
-    return np.maximum(cost, (cost + margin) / (1 + tolerance))
+    return np.maximum(cost, (cost + margin) / (1 + leeway))
 
 
 def checked(limits: Sequence[float]) -> Array:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from agents.common import files
-from agents.common.games.frontier import TOLERANCE, Frontier
+from agents.common.games.frontier import LEEWAY, Frontier
 from agents.common.nets import Schedule, Track, no_track
 from agents.common.tensors import Panel, panel
 from agents.common.types import Array
@@ -53,7 +53,7 @@ class Settings:
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     pessimism: float = 0.0  # standard deviations between members by which gains are lowered
     risk: float = 0.05  # accepted probability that a plan violates its budget ...
-    tolerance: float = TOLERANCE  # ... by spending more than this share beyond it
+    leeway: float = LEEWAY  # ... by spending more than this share beyond it
     workers: int = 0  # threads; 0: as many as there are cores. Results do not depend on it
     device: str = "cpu"
     progress: bool = True  # show progress bars on a terminal
@@ -160,7 +160,7 @@ def learn_responses(
         seed=seed, workers=workers, track=track,
         progress="best responses" if config.progress else None,
     )  # fmt: skip
-    frontier = frontier_of(log, first, fold, prices, config.risk, config.tolerance)
+    frontier = frontier_of(log, first, fold, prices, config.risk, config.leeway)
     for g, (reward, cost, *_) in enumerate(frontier.value):
         track("frontier/reward", reward, g)
         track("frontier/cost", cost, g)
@@ -202,7 +202,7 @@ def frontier_of(
     fold: Tensor,
     prices: Tensor,
     risk: float,
-    tolerance: float = TOLERANCE,
+    leeway: float = LEEWAY,
 ) -> Frontier:
     """Means of V[0] over users; errors over users and between the members that judged them.
 
@@ -224,7 +224,7 @@ def frontier_of(
     value[:, 1:] = np.where(cost < 1e-6 * cost.max(axis=0), 0.0, cost)
     logged, logged_error = _logged(log, value.shape[1] - 1)
     price = prices.double().numpy()
-    return Frontier(price, value, error.numpy(), logged, logged_error, risk, tolerance)
+    return Frontier(price, value, error.numpy(), logged, logged_error, risk, leeway)
 
 
 def _logged(log: LoggedDataset, m: int) -> tuple[Array, Array]:
