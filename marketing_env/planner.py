@@ -81,14 +81,16 @@ def _campaign(
         merit.fill(-np.inf)
         for k in range(n_offers):
             p, net = week[day % 7].active[k], brings[0, k]
-            np.subtract(brings[:, k] + after_active[:, k], after_idle[:, k], out=total)
+            np.add(brings[:, k], after_active[:, k], out=total)
+            total -= after_idle[:, k]
             total *= p
             total += after_idle[:, k]
             sight = total[0] if foresight == 1 else _discounted(total[0], p * net, foresight)
             better = sight > merit
             np.copyto(merit, sight, where=better)
             np.copyto(value, total, where=better)
-            np.copyto(choice, np.uint8(k), where=better)
+            if actions is not None:
+                np.copyto(choice, np.uint8(k), where=better)
         if actions is not None:
             actions[day] = choice.transpose(3, 1, 2, 0).reshape(actions.shape[1:])
     return value
