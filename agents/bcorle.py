@@ -44,10 +44,9 @@ from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded,
 from agents.common.tensors import Panel, panel
 from agents.common.values.family import (
     FamilyModel,
-    Judge,
     Memoryless,
     Sizes,
-    hold_out,
+    held_out,
     load_family,
     sizes_of,
 )
@@ -147,11 +146,7 @@ def fit(
     Args:
         track: receives learning curves, like TensorBoard's `add_scalar`.
     """
-    learn, test = hold_out(log, config.judge_share, seed)
-    judge = Judge(
-        test, width=config.width, epochs=config.outcome_epochs, seed=seed, track=track,
-        progress=config.progress,
-    )  # fmt: skip
+    learn, judge = held_out(log, config, seed, track)
     data = panel(learn)
     support = fit_support(learn, data, least=config.least_support, seed=seed, track=track)
     prices = judge.prices(config.prices, support and support.allowed)

@@ -39,7 +39,7 @@ from agents.common.games.frontier import Frontier
 from agents.common.nets import Track, no_track
 from agents.common.one_day.daily import DailyKnapsack, State, check_budget, solve_day, supported
 from agents.common.types import Array, Forecast
-from agents.common.values.family import Judge, hold_out, recorded
+from agents.common.values.family import held_out, recorded
 from agents.common.values.responses import Responses, Settings, learn_responses
 from marketing_env import LoggedDataset, Policy
 
@@ -114,15 +114,11 @@ def fit(
     Args:
         track: receives learning curves, like TensorBoard's `add_scalar`.
     """
-    learn, test = hold_out(log, config.judge_share, seed)
+    learn, judge = held_out(log, config, seed, track)
     responses = learn_responses(learn, config, seed, track=track)
-    judge = Judge(
-        test, width=config.width, epochs=config.outcome_epochs, seed=seed, track=track,
-        progress=config.progress,
-    )  # fmt: skip
     top = float(responses.frontier.value[0, 1])
     budgets = np.append(np.inf, top * np.geomspace(0.8, 0.02, config.judged - 1))
-    choice, price = _plans(responses, test, budgets)
+    choice, price = _plans(responses, judge.log, budgets)
     prices = torch.tensor([*price, np.inf], dtype=torch.float32)[:, None]
     judged = judge.frontier(recorded(choice, log.n_actions), prices, config.risk)
     return Model(config, responses, judged)

@@ -183,6 +183,17 @@ def hold_out(log: LoggedDataset, share: float, seed: int) -> tuple[LoggedDataset
     return declared(log).split(1 - share, seed)
 
 
+def held_out(
+    log: LoggedDataset, config: Any, seed: int, track: Track
+) -> tuple[LoggedDataset, Judge]:
+    """Users to learn from, and a judge that has the others, as a method's `config` wants them."""
+    learn, test = hold_out(log, config.judge_share, seed)
+    return learn, Judge(
+        test, width=config.width, epochs=config.outcome_epochs, seed=seed, track=track,
+        progress=config.progress,
+    )  # fmt: skip
+
+
 def declared(log: LoggedDataset) -> LoggedDataset:
     """The log, with all its incentives named, so that parts of it know them too."""
     levels = {"incentives": list(range(log.n_actions))}
