@@ -125,7 +125,7 @@ class Job(NamedTuple):
     def partial(self, number: int, cut: Any) -> Any:
         """A unit's part in a pass."""
         rule = rule_of(self.plan)
-        # One after the other: a part of the first pass takes 4 MB.
+        # One after the other: a part of the first pass takes a megabyte.
         return reduce(
             rule.merge, (rule.partial(batch, cut) for batch in batches_of(self.scored(number)))
         )

@@ -106,6 +106,18 @@ def test_blocks_are_consecutive_users(form: str) -> None:
     np.testing.assert_array_equal(offers.chosen(offers.cost, np.ones(12, dtype=np.uint8)), x[:, 1])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_sample_is_every_so_manieth_user(masked: bool) -> None:
+    mask = RNG.random(X.shape) < 0.5 if masked else None
+    if mask is not None:
+        mask[:, 1] = True
+    for x, m in ((X, mask), (list(X.T), None if mask is None else list(mask.T))):
+        thin = read_offers(x, x, m, "auto").every(3)
+        assert (thin.users, thin.items) == (7, 3)
+        expected = X[::3] if mask is None else np.where(mask[::3], X[::3], ABSENT)
+        np.testing.assert_array_equal(matrix(thin), expected)
+
+
 def test_largest_is_what_somebody_can_get() -> None:
     x = np.array([[1.0, -7.0], [2.0, 90.0]])
     mask = np.array([[True, True], [True, False]])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,9 @@ from numpy.typing import NDArray
 from test_knapsack import campaign
 
 from agents import cost_curve, solve_mckp
-from agents.common.mckp.stream import Cut, Partial, assign, choose, find_cut, merge, partial
+from agents.common.mckp.cut import Cut
+from agents.common.mckp.parts import Partial, merge
+from agents.common.mckp.stream import SAMPLE, assign, choose, find_cut, partial
 from agents.common.mckp.sweep import BINS, Scales, bin_floor
 
 Array = NDArray[Any]
@@ -36,12 +36,6 @@ def allocate(
     for p, o in zip(parts, own, strict=True):
         choice[p] = assign(value[p], cost[p], ids[p], cut, **o)
     return choice, cut
-
-
-def assert_same(one: Partial, two: Partial) -> None:
-    assert (one.cut, one.users, one.value, one.cost) == (two.cut, two.users, two.value, two.cost)
-    for x, y in zip([one.table, *one.groups], [two.table, *two.groups], strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 def partition(n: int, seed: int) -> list[Array]:
@@ -101,6 +95,79 @@ def test_two_passes_are_enough() -> None:
     assert choose(second, 100.0).exact
 
 
+def counted(value: Array, cost: Array, budget: float, size: int) -> tuple[Cut, list[Cut | None]]:
+    """The cut that batches of some size lead to, and what the passes looked for."""
+    asked: list[Cut | None] = []
+
+    def read(cut: Cut | None) -> Iterator[Partial]:
+        asked.append(cut)
+        for at in range(0, len(value), size):
+            part = slice(at, at + size)
+            yield partial(value[part], cost[part], np.arange(len(value))[part], cut)
+
+    return find_cut(read, budget), asked
+
+
+@pytest.mark.parametrize("size", [64, 10_000])
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.6, 2.0])
+def test_sample_tells_where_to_look(share: float, size: int) -> None:
+    value, cost = campaign(10_000)
+    budget = share * solve_mckp(value, cost, np.inf).cost
+    cut, asked = counted(value, cost, budget, size)
+    assert len(asked) == 2
+    assert asked[0] == SAMPLE
+    ids = np.arange(10_000)
+    window = choose(partial(value, cost, ids), budget)
+    assert cut == choose(partial(value, cost, ids, window), budget)
+
+
+def test_sample_looks_at_one_user_in_so_many() -> None:
+    value, cost = campaign(1_003)
+    ids = np.arange(1_003)
+    found = partial(value, cost, ids, SAMPLE)
+    step = SAMPLE.every
+    few = partial(value[::step], cost[::step], ids[::step])
+    assert (found.users, found.seen) == (1_003, few.users)
+    assert (found.value, found.cost) == (few.value, few.cost)
+    np.testing.assert_array_equal(found.table, few.table.reshape(len(found.table), -1, 4).sum(1))
+
+
+@pytest.mark.parametrize("factor", [0.01, 100.0])
+def test_misleading_sample_costs_passes_only(factor: float) -> None:
+    """Rows recur as samples do: what is seen is worth much less than what is not, or much more."""
+    value, cost = campaign(2_000)
+    value[:: SAMPLE.every] *= factor
+    budget = 0.3 * cost.max(axis=1).sum()
+    cut, asked = counted(value, cost, budget, 2_000)
+    assert len(asked) == 4
+    assert asked[2] is None
+    a = solve_mckp(value, cost, budget, repair=False)
+    assert (cut.value, cut.cost, cut.price) == (a.value, a.cost, a.price)
+
+
+def test_budget_that_only_the_sample_keeps_is_refused() -> None:
+    value, cost = campaign(1_000)
+    cost += 1.0
+    cost[:: SAMPLE.every] = 0.0
+    with pytest.raises(ValueError, match="which no allocation meets; least possible"):
+        counted(value, cost, 700.0, 1_000)
+
+
+def test_batches_stay_on_their_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(workers: int) -> None:
+        raise AssertionError(f"{workers} threads")
+
+    value, cost = campaign(2_000)
+    ids = np.arange(2_000)
+    monkeypatch.setattr("agents.common.mckp.sweep.threads", lambda: 3)
+    monkeypatch.setattr("agents.common.mckp.sweep.ThreadPoolExecutor", refuse)
+    monkeypatch.setattr("agents.common.mckp.offers._PIECE", 1_000)
+    with pytest.raises(AssertionError, match="3 threads"):
+        cost_curve(value, cost)
+    cut = find_cut(lambda cut: [partial(value, cost, ids, cut)], 30.0)
+    assert len(assign(value, cost, ids, cut)) == 2_000
+
+
 @pytest.mark.parametrize("shift", [-(1 << 114), 1 << 114])
 def test_wrong_window_is_left_for_the_others(shift: int) -> None:
     value, cost = campaign(500)
@@ -121,7 +188,7 @@ def test_crowd_at_the_price_is_listed_in_groups(monkeypatch: pytest.MonkeyPatch,
     cost = np.stack([np.zeros(n), rng.integers(1, 4, n)], axis=1)
     value = cost * (1.0 if tied == "exactly" else rng.uniform(1, 1 + 1e-9, (n, 1)))
     expected = allocate(value, cost, ids, budget, [ids])
-    monkeypatch.setattr("agents.common.mckp.stream._GROUPS", 600)
+    monkeypatch.setattr("agents.common.mckp.parts._GROUPS", 600)
     first = choose(partial(value, cost, ids), budget)
     listed = partial(value, cost, ids, first)
     assert len(listed.groups.members) <= 600 < listed.groups.members.sum()
@@ -157,26 +224,6 @@ def test_first_pass_holds_the_whole_curve() -> None:
     assert whole.table.nbytes < 5e6
 
 
-def test_merging_is_associative() -> None:
-    value, cost = campaign(90)
-    first = choose(partial(value, cost, np.arange(90)), 9.0)
-    for cut in (None, first):
-        a, b, c = (partial(value[i::3], cost[i::3], np.arange(i, 90, 3), cut) for i in range(3))
-        assert_same(merge(merge(a, b), c), merge(c, merge(b, a)))
-
-
-def test_parts_and_cuts_travel() -> None:
-    value, cost = campaign(300)
-    ids = np.arange(300)
-    first = partial(value, cost, ids)
-    cut = choose(first, 20.0)
-    assert Cut(**json.loads(json.dumps(asdict(cut)))) == cut
-    second = partial(value, cost, ids, cut)
-    for part in (first, second):
-        assert_same(Partial.from_bytes(part.to_bytes()), part)
-    assert len(first.to_bytes()) < 100_000
-
-
 def test_arrow_batches_are_read() -> None:
     pa = pytest.importorskip("pyarrow")
     value, cost = campaign(400)
@@ -196,11 +243,6 @@ def test_arrow_batches_are_read() -> None:
 def test_misuse_is_named() -> None:
     value, cost = campaign(50)
     ids = np.arange(50)
-    first = partial(value, cost, ids)
-    with pytest.raises(ValueError, match="made with the same cut"):
-        merge(first, partial(value, cost, ids, Cut(3, 4)))
-    with pytest.raises(ValueError, match="made with the same cut"):
-        merge()
     with pytest.raises(ValueError, match="cut is not exact"):
         assign(value, cost, ids, Cut(3, 4))
     with pytest.raises(ValueError, match="user_id is missing"):

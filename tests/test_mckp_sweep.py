@@ -224,6 +224,8 @@ def test_spans_and_threads_change_nothing(
         assert len(offers.spans()) > 2
         assert_same(split(offers, windows(1.0, 0.5), scales), whole[0])
         assert_same(tally(offers, scales), whole[1])
+        assert_same(split(offers, windows(1.0, 0.5), scales, workers=1), whole[0])
+        assert_same(tally(offers, scales, workers=1), whole[1])
 
 
 @pytest.mark.parametrize("kernel", ["numpy", "numba"])
@@ -256,6 +258,23 @@ def test_tally_is_the_histogram_of_all_rising_edges() -> None:
         amounts = np.bincount(bins, pair[1] - pair[0], BINS)
         sums = (counted.table[:, at] + counted.table[:, at + 1] / 2.0**32) / 2.0**scale
         np.testing.assert_allclose(sums, amounts, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["numpy", "numba"])
+def test_fewer_bins_hold_what_their_parts_hold(
+    monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
+    pytest.importorskip(kernel)
+    monkeypatch.setenv(KERNELS, kernel)
+    value, cost = awkward(1_000, 6)
+    offers = read_offers(value, cost, None, "auto")
+    scales, bins = Scales.of(offers), BINS // 8
+    few, many = tally(offers, scales, bins), tally(offers, scales)
+    assert (few.value, few.cost) == (many.value, many.cost)
+    assert_array_equal(few.table, many.table.reshape(bins, 8, 4).sum(axis=1))
+    assert_array_equal(
+        bin_floor(np.arange(bins + 1), scales, bins), bin_floor(8 * np.arange(bins + 1), scales)
+    )
 
 
 @pytest.mark.parametrize("kernel", ["numpy", "numba"])

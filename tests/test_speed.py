@@ -11,7 +11,7 @@ import pytest
 
 from agents import solve_mckp
 from experiments import speed
-from experiments.benchmarks import speed_streaming
+from experiments.benchmarks import speed_streaming, speed_training
 from experiments.benchmarks.speed_allocator import (
     RIVALS,
     Offers,
@@ -21,6 +21,7 @@ from experiments.benchmarks.speed_allocator import (
     cp_sat,
 )
 from experiments.benchmarks.stopwatch import read, timed
+from experiments.settings import Setting
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,23 @@ def test_passes_over_a_file_find_the_answer_in_memory(tmp_path: Path) -> None:
     ):
         read = np.stack(columns.columns, axis=1) if expected.ndim == 2 else np.asarray(columns)
         np.testing.assert_array_equal(read, expected)
+
+
+def test_model_of_a_sample_is_judged_on_fresh_users() -> None:
+    """From a log of that size on, however large the others are."""
+    setting = Setting(
+        "toy", "toy", budget_shares=(0.1, 0.4), test_users=100, test_seeds=(1_000, 1_001),
+        repeats=1, hard_limit=False,
+    )  # fmt: skip
+    brief = {"folds": 2, "steps": 5, "width": 8, "prices": 4}
+    (row,) = speed_training.training((200, 700), setting, brief, learned_from=500)
+    assert row["users"] == 700
+    assert -100 < row["score"] <= 100
+    steps = {
+        f"{step}_{name}" for step in ("write", "read", "train") for name in ("seconds", "memory")
+    }
+    assert set(row) == {"users", "score", *steps}
+    assert all(row[name] > 0 for name in steps)
 
 
 @pytest.mark.parametrize("bad", [["--only", "nothing"], ["--repeats", "0"], ["--users", "0"]])

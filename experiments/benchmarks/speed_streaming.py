@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agents.common.mckp.stream import Cut, Partial, assign, choose, merge, partial
+from agents.common.mckp.stream import SAMPLE, Cut, Partial, assign, choose, merge_all, partial
 from experiments.benchmarks.stopwatch import timed
 from experiments.memory import forget_peak, peak_memory
 
@@ -57,7 +56,7 @@ def fields(batch: Any) -> tuple[Any, Any, Any]:
 
 
 def one_pass(path: Path, cut: Cut | None) -> Partial:
-    return reduce(merge, (partial(*fields(batch), cut) for batch in batches(path)))
+    return merge_all(partial(*fields(batch), cut) for batch in batches(path))
 
 
 def assigned(path: Path, cut: Cut) -> int:
@@ -81,13 +80,14 @@ def streaming(users: int, repeats: int) -> Iterator[dict[str, Any]]:
 def passes(path: Path, users: int, repeats: int) -> Iterator[dict[str, Any]]:
     """What reading and each pass take, the libraries' memory included."""
     budget = users * _BUDGET
-    cut = choose(one_pass(path, None), budget)
+    cut = choose(one_pass(path, SAMPLE), budget)
     exact = choose(one_pass(path, cut), budget)
     steps = {
         "read only": lambda: sum(len(batch) for batch in batches(path)),
-        "first pass": lambda: choose(one_pass(path, None), budget),
+        "first pass": lambda: choose(one_pass(path, SAMPLE), budget),
         "second pass": lambda: choose(one_pass(path, cut), budget),
         "assignment": lambda: assigned(path, exact),
+        "cost curve": lambda: one_pass(path, None).curve(),
     }
     plain = np.nan
     for name, step in steps.items():

@@ -31,6 +31,7 @@ class Cut:
     value: float = 0.0  # of all users, if exact
     cost: float = 0.0
     bound: float = 0.0  # optimum of the linear relaxation
+    every: int = 1  # one user in so many is looked at
 
     @property
     def exact(self) -> bool:

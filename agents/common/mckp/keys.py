@@ -44,14 +44,22 @@ def key_of(ids: Array | None, rows: Array) -> Callable[[int], int]:
 
 def in_order(slope: Array, rows: Array, ids: Array | None) -> Array:
     """The order of edges; hashes are made only for the slopes that are not unique."""
-    order = np.argsort(-slope)
-    falling = slope[order]
-    same = falling[1:] == falling[:-1]
+    return by_two(-slope, lambda some: hashes(ids, rows[some]))
+
+
+def by_two(first: Array, second: Callable[[Array], Array]) -> Array:
+    """The order by a first key (m,), and by a second where the first ones of some are equal.
+
+    second: returns the keys of those indices.
+    """
+    order = np.argsort(first)
+    rising = first[order]
+    same = rising[1:] == rising[:-1]
     if not same.any():
         return order
     tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
     among = order[tied]
-    order[tied] = among[np.lexsort((hashes(ids, rows[among]), -falling[tied]))]
+    order[tied] = among[np.lexsort((second(among), rising[tied]))]
     return order
 
 

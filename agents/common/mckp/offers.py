@@ -87,6 +87,12 @@ class Offers:
             cost[~np.stack([e[rows] for e in self.eligible], axis=1)] = np.inf
         return value, cost
 
+    def every(self, step: int) -> Offers:
+        """The offers of one user in so many."""
+        value, cost = ([c[::step] for c in columns] for columns in (self.value, self.cost))
+        mask = None if self.eligible is None else [e[::step] for e in self.eligible]
+        return Offers(value, cost, mask)
+
     def blocks(self, picks: Array, size: int) -> Offers:
         """The offers of some of the blocks of `size` consecutive users."""
 

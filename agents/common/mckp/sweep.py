@@ -30,9 +30,8 @@ _LISTED = 1 << 17  # edges that a kernel can list at once; a tile of 256 items h
 _SMALL = 1 << 16  # numbers up to which numpy is done before compiled code is loaded
 _MARGIN = 2.0**-40  # relative; far above the rounding of ``value - price * cost``
 _DEAREST = 1e40  # prices beyond make scores that overflow, or lift items that are absent
-_COARSE = 42  # low bits of a slope that its bin does not see: 2^10 bins for a factor of 2
 _OCTAVES = 128  # factors of 2 that bins tell apart; slopes beyond share the first or last bin
-BINS = _OCTAVES << (52 - _COARSE)
+BINS = _OCTAVES << 10  # of slopes
 NO_GROUPS = np.empty(0, dtype=np.int32)
 
 
@@ -86,14 +85,21 @@ class Split:
     fits: bool  # all amounts fit the scales; else the sums are void
 
 
-def split(offers: Offers, window: Window, scales: Scales, group: Array = NO_GROUPS) -> Split:
-    """One pass over all users."""
+def split(
+    offers: Offers,
+    window: Window,
+    scales: Scales,
+    group: Array = NO_GROUPS,
+    workers: int | None = None,
+) -> Split:
+    """One pass over all users, on so many threads, or all that are allowed."""
+    workers = workers or threads()
     kernel = _kernels(offers.users * offers.items)
     prices, units = _prices(window), (2.0**scales.value, 2.0**scales.cost)
     choice = np.empty(offers.users, dtype=np.uint8)
     spans = offers.spans()
     most = min(_LISTED, spans[0][1] * offers.items)
-    spare = [(np.empty((most, 3), np.int64), np.empty((most, 5))) for _ in range(threads())]
+    spare = [(np.empty((most, 3), np.int64), np.empty((most, 5))) for _ in range(workers)]
 
     def some(start: int, stop: int) -> list[tuple[Any, ...]]:
         v, c, at = offers.piece(start, stop)
@@ -112,7 +118,7 @@ def split(offers: Offers, window: Window, scales: Scales, group: Array = NO_GROU
         spare.append((places, numbers))
         return parts
 
-    listed = chain.from_iterable(_each(some, spans))
+    listed = chain.from_iterable(_each(some, spans, workers))
     places, numbers, sums, fine = zip(*listed, strict=True)
     finite, large = np.array(fine).T
     totals = np.sum(sums, axis=0)
@@ -132,28 +138,32 @@ class Tally:
 
     value: int  # of the cheapest items, in the units of `sums`
     cost: int
-    table: Array  # (BINS, 4) two limbs of value and two of cost
+    table: Array  # (bins, 4) two limbs of value and two of cost
     finite: bool
     fits: bool
 
 
-def tally(offers: Offers, scales: Scales) -> Tally:
-    """One pass over all users."""
+def tally(offers: Offers, scales: Scales, bins: int = BINS, workers: int | None = None) -> Tally:
+    """One pass over all users, on so many threads, or all that are allowed.
+
+    bins: 128 times a power of 2.
+    """
     kernel = _kernels(offers.users * offers.items)
-    first = _first_bin(scales)
-    spans, workers = offers.spans(), threads()
+    coarse, first = _unseen(bins), _first_bin(scales, bins)
+    spans, workers = offers.spans(), workers or threads()
 
     def some(worker: int, _: int) -> tuple[Array, Array, list[Any]]:
-        table, sums = np.zeros((BINS, 4), np.int64), np.zeros(6, np.int64)
+        table, sums = np.zeros((bins, 4), np.int64), np.zeros(6, np.int64)
         fine = []
         for start, stop in spans[worker::workers]:
             v, c, at = offers.piece(start, stop)
             units = 2.0**scales.value, 2.0**scales.cost
             ends = at, at + stop - start
-            fine.append(kernel.tally(v, c, *ends, _COARSE, first, *units, table, sums))
+            fine.append(kernel.tally(v, c, *ends, coarse, first, *units, table, sums))
         return table, sums, fine
 
-    tables, sums, fine = zip(*_each(some, [(w, w) for w in range(workers)]), strict=True)
+    shares = [(w, w) for w in range(workers)]
+    tables, sums, fine = zip(*_each(some, shares, workers), strict=True)
     finite, large = np.concatenate([np.reshape(f, (-1, 2)) for f in fine]).T
     value, cost = np.sum(sums, axis=0).reshape(2, 3)
     for other in tables[1:]:
@@ -161,16 +171,22 @@ def tally(offers: Offers, scales: Scales) -> Tally:
     return Tally(total(value), total(cost), tables[0], bool(finite.all()), not large.any())
 
 
-def bin_floor(index: Array, scales: Scales) -> Array:
+def bin_floor(index: Array, scales: Scales, bins: int = BINS) -> Array:
     """The least slope of bins; that of bin 0 is 0, and behind the last bin it is infinite."""
-    bits = np.clip(index + _first_bin(scales), 0, 2047 << (52 - _COARSE)) << _COARSE
-    return np.where(index <= 0, 0.0, np.where(index >= BINS, np.inf, bits.view(np.float64)))
+    coarse = _unseen(bins)
+    bits = np.clip(index + _first_bin(scales, bins), 0, 2047 << (52 - coarse)) << coarse
+    return np.where(index <= 0, 0.0, np.where(index >= bins, np.inf, bits.view(np.float64)))
 
 
-def _first_bin(scales: Scales) -> int:
+def _first_bin(scales: Scales, bins: int) -> int:
     """The bits that the slopes of bin 0 begin with: slopes are expected in the middle of all."""
     middle = 1023 + scales.cost - scales.value
-    return (middle - _OCTAVES // 2) << (52 - _COARSE)
+    return (middle - _OCTAVES // 2) << (52 - _unseen(bins))
+
+
+def _unseen(bins: int) -> int:
+    """The low bits of a slope that its bin does not see."""
+    return 53 - (bins // _OCTAVES).bit_length()
 
 
 def _edges(places: Array, numbers: Array) -> Edges:
@@ -187,8 +203,8 @@ def _prices(window: Window) -> Array:
     return np.stack([high, low, *wide, endless])
 
 
-def _each(task: Callable[[int, int], T], spans: list[tuple[int, int]]) -> list[T]:
-    workers = min(threads(), len(spans))
+def _each(task: Callable[[int, int], T], spans: list[tuple[int, int]], workers: int) -> list[T]:
+    workers = min(workers, len(spans))
     if workers <= 1:
         return [task(*span) for span in spans]
     with ThreadPoolExecutor(workers) as pool:
