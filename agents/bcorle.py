@@ -40,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
+from agents.common.bounds import check
 from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded, standardised
 from agents.common.tensors import Panel, panel
 from agents.common.values.family import (
@@ -73,6 +74,9 @@ class Config:
     outcome_epochs: float = 8.0  # passes over their log for the outcome model of the evaluation
     risk: float = 0.05  # accepted probability that a plan violates its budget
     progress: bool = True  # show progress bars on a terminal
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class PricedQ(nn.Module):

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from agents.common import files
+from agents.common.bounds import check
 from agents.common.nets import Track, no_track
 from agents.common.tensors import panel
 from agents.common.values.family import (
@@ -58,6 +59,9 @@ class Config:
     steps: int = 100  # gradient steps per day and fold for the values of the evaluation
     risk: float = 0.05  # accepted probability that a plan violates its budget
     progress: bool = True  # show progress bars on a terminal
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class Clone:

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
+from agents.common.bounds import check
 from agents.common.nets import Schedule, Track, no_track
 from agents.common.tensors import Panel, panel
 from agents.common.values.factored_q import FactoredMember
@@ -75,6 +76,9 @@ class Config:
     judge_share: float = 0.3  # of users, kept from the learner to evaluate its policies
     risk: float = 0.05  # accepted probability that a plan violates its budget
     progress: bool = True  # show progress bars on a terminal
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class Augmented:

@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 
 from agents.common import files
+from agents.common.bounds import check
 from agents.common.buckets import redrawn
 from agents.common.nets import Track, no_track
 from agents.common.one_day.cluster_program import Outcomes
@@ -82,6 +83,9 @@ class Config:
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     pacing: bool = True  # spread what remains over the days left; else a fixed share a day
     progress: bool = True  # show progress bars on a terminal
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -152,8 +156,7 @@ def fit(
         track: receives learning curves, like TensorBoard's `add_scalar`.
 
     Raises:
-        ValueError: for less than three folds, or more of them than users; a negative number of
-            clusters; a temperature that is not positive; a risk that is no probability.
+        ValueError: for less than three folds, or more of them than users.
     """
     _check(config, log)
     rng = np.random.default_rng([seed, 5])
@@ -267,9 +270,3 @@ def _some(rows: UserDays, most: int, rng: np.random.Generator) -> UserDays:
 def _check(config: Config, log: LoggedDataset) -> None:
     if not 3 <= config.folds <= log.n_users:
         raise ValueError(f"folds = {config.folds}: allowed is 3 to {log.n_users}, a user in each")
-    if config.clusters < 0:
-        raise ValueError(f"clusters = {config.clusters}: allowed is 1 or more, or 0 to choose")
-    if not config.temperature > 0:
-        raise ValueError(f"temperature = {config.temperature}: allowed is more than 0")
-    if not 0 < config.risk < 1:
-        raise ValueError(f"risk = {config.risk}: allowed is between 0 and 1")

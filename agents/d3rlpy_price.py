@@ -36,6 +36,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from agents.common import files
+from agents.common.bounds import check
 from agents.common.games.frontier import secured
 from agents.common.games.game import Master, solve_master
 from agents.common.nets import Track, calendar, no_track
@@ -63,6 +64,9 @@ class Config:
     risk: float = 0.05  # accepted probability that a plan violates its budget
     device: str = "cpu"
     progress: bool = True  # show progress bars on a terminal
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class UserDays(NamedTuple):

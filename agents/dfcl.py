@@ -46,6 +46,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from agents.common.bounds import check
 from agents.common.nets import Track, no_track
 from agents.common.one_day import decision_losses, predictors
 from agents.common.one_day.calibration import logged_of, overspend, read_calibrated
@@ -85,6 +86,9 @@ class Config:
     pacing: bool = True  # spread what remains over the days left; else a fixed share a day
     progress: bool = True  # show progress bars on a terminal
 
+    def __post_init__(self) -> None:
+        check(self)
+
 
 def fit(
     log: LoggedDataset, config: Config = Config(), seed: int = 0, *, track: Track = no_track
@@ -96,7 +100,7 @@ def fit(
             prediction loss, the decision loss, the value of decisions and the calibration.
 
     Raises:
-        ValueError: for an unknown loss, clip or network, or dr without weights.
+        ValueError: for an unknown network, or dr without weights.
     """
     _check(config)
 
@@ -137,10 +141,6 @@ def decision_loss(
 
 
 def _check(config: Config) -> None:
-    allowed = {"loss": ("pll", "merl", "ifd", "dr"), "clip": ("fix", "max")}
-    for name, values in allowed.items():
-        if (found := getattr(config, name)) not in values:
-            raise ValueError(f"{name} = {found!r}: allowed are {', '.join(values)}")
     if config.loss == "dr" and not config.weighted:
         raise ValueError("weighted = False: allowed with the losses pll, merl and ifd")
 

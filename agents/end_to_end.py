@@ -45,6 +45,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.common.bounds import check
 from agents.common.nets import Track, no_track
 from agents.common.one_day import predictors
 from agents.common.one_day.calibration import logged_of, overspend, read_calibrated
@@ -91,6 +92,9 @@ class Config:
     pacing: bool = True  # spread what remains over the days left; else a fixed share a day
     progress: bool = True  # show progress bars on a terminal
 
+    def __post_init__(self) -> None:
+        check(self)
+
 
 def fit(
     log: LoggedDataset, config: Config = Config(), seed: int = 0, *, track: Track = no_track
@@ -100,11 +104,7 @@ def fit(
     Args:
         track: receives learning curves, like TensorBoard's `add_scalar`: prediction loss and reward
             at each budget, of learned and of held-out users, and the solver calls so far.
-
-    Raises:
-        ValueError: for settings that are not allowed.
     """
-    _check(config)
 
     def learn(users: Array, member: int) -> Response:
         def focus(warm: Warm) -> None:
@@ -181,15 +181,6 @@ def judged(predictor: Predictor, task: Task, rows: UserDays) -> Judgement:
     values, logged = task.standardised(predicted, rows)
     told = overspend(values, prices_that_spend(values, task.budgets), logged)
     return Judgement(error, task.reward(predicted, rows), told)
-
-
-def _check(config: Config) -> None:
-    kinds = ("coordinate", "gaussian", "flip")
-    if config.gradient not in kinds:
-        raise ValueError(f"gradient = {config.gradient!r}: allowed are {', '.join(kinds)}")
-    for name, least in {"alpha": 0, "budgets": 1, "samples": 2}.items():
-        if not (found := getattr(config, name)) >= least:
-            raise ValueError(f"{name} = {found}: allowed is {least} or more")
 
 
 def _regularise(warm: Warm, task: Task, config: Config) -> None:

@@ -36,6 +36,7 @@ from typing import Literal
 
 import torch
 
+from agents.common.bounds import check
 from agents.common.nets import Track, no_track
 from agents.common.one_day.daily import (
     DailyModel,
@@ -71,6 +72,9 @@ class Config:
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     pacing: bool = True  # spread what remains over the days left; else a fixed share a day
     progress: bool = True  # show progress bars on a terminal
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def fit(

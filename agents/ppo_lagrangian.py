@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from agents.common.bounds import check
 from agents.common.nets import Track, no_track
 from agents.common.online.simulated import Heads, measured, rebuild, scales, sizes_of
 from agents.common.types import Array
@@ -61,6 +62,9 @@ class Config:
     measured_on: int = 20_000  # fresh users who show what the policies are worth
     risk: float = 0.05  # accepted probability that a plan violates its budget
     progress: bool = True  # show a progress bar on a terminal
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def fit(

@@ -33,7 +33,10 @@ def add_options(parser: argparse.ArgumentParser, cls: type, title: str | None = 
 def from_options(cls: Callable[..., T], options: argparse.Namespace) -> T:
     """The dataclass with the options that were given; all else keeps its default."""
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    return cls(**{k: v for k, v in vars(options).items() if k in names})
+    try:
+        return cls(**{k: v for k, v in vars(options).items() if k in names})
+    except ValueError as error:
+        raise SystemExit(f"error: --{error}") from error
 
 
 def field_comments(cls: type) -> dict[str, str]:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from agents.common import files
+from agents.common.bounds import check
 from agents.common.games.frontier import LEEWAY, Frontier
 from agents.common.nets import Schedule, Track, no_track
 from agents.common.tensors import Panel, panel
@@ -57,6 +58,9 @@ class Settings:
     workers: int = 0  # threads; 0: as many as there are cores. Results do not depend on it
     device: str = "cpu"
     progress: bool = True  # show progress bars on a terminal
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
