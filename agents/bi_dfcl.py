@@ -23,7 +23,8 @@ Differences from the paper:
 1. One log holds both kinds of rows: those of users whose incentives were all drawn uniformly are
    the trial. Where all users' were, or nobody's, `trial_share` of the users stand in: known
    propensities weight the rows of any log into a trial.
-2. The target's warm start sees both kinds of rows.
+2. The target learns from both kinds of rows, in its warm start and after. A trial is the better
+   part of a log, and may be all of it: without its rows the lower level would unlearn them.
 3. The hypergradient is taken where `inner` steps of the target lead, not those of a copy, with ten
    Hessian-vector products instead of fifty, damped.
 4. Prices of money are those at which daily budgets from 90 to 1 % of the unconstrained spend bind.
@@ -32,8 +33,8 @@ Differences from the paper:
    prices. By the envelope theorem the latter is the former's derivative at a fixed spend.
 5. Flips are compared with the mean of those who got what they should, a baseline, and are clipped
    (`one_day/decision_losses.py`); scores are in median gaps of the best two arms.
-6. Calibration, the choice of the state and cross-fitting are those of DFCL here (`dfcl.py`, 6-8);
-   users held out judge a state by the trial among them.
+6. Calibration, the choice of the state and cross-fitting are those of DFCL here (`dfcl.py`, 6-8):
+   the state kept is that of least L_PL + L_DL on the trial among the users held out.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agents.common.bounds import check
 from agents.common.nets import Track, mlp, no_track, seeded
 from agents.common.one_day import decision_losses, predictors
 from agents.common.one_day.calibration import logged_of, read_calibrated
@@ -91,6 +93,9 @@ class Config:
     pacing: bool = True  # spread what remains over the days left; else a fixed share a day
     progress: bool = True  # show progress bars on a terminal
 
+    def __post_init__(self) -> None:
+        check(self)
+
 
 def fit(
     log: LoggedDataset, config: Config = Config(), seed: int = 0, *, track: Track = no_track
@@ -103,12 +108,8 @@ def fit(
             of the gates.
 
     Raises:
-        ValueError: for an unknown loss or network, or a share of users that leaves a level empty.
+        ValueError: for an unknown network.
     """
-    if config.loss not in ("ppl", "pifd"):
-        raise ValueError(f"loss = {config.loss!r}: allowed are ppl, pifd")
-    if not 0 < config.trial_share < 1:
-        raise ValueError(f"trial_share = {config.trial_share}: allowed is between 0 and 1")
 
     def learn(users: Array, member: int) -> Response:
         def focus(warm: Warm) -> None:
@@ -221,15 +222,15 @@ class Levels:
         predictor, rows, held, fitting, tag = warm
         self.config, self.predictor, self.fitting, self.tag = config, predictor, fitting, tag
         self.generator = torch.Generator().manual_seed(fitting.seed)
-        trial = in_trial(rows, log.n_actions, config.trial_share, self.generator)
-        self.observed, self.trial = rows.take(~trial), rows.take(trial)
+        self.rows = rows
+        self.trial = rows.take(in_trial(rows, log.n_actions, config.trial_share, self.generator))
         judges = uniform(held, log.n_actions)
         self.held = held.take(judges) if judges.any() else held
         teacher = fit_predictor(
             config.network, log, self.trial, config.width, fitting, f"{tag}/teacher"
         )
         with torch.no_grad():
-            self.teacher, self.known = teacher(self.observed), predictor(self.held)
+            self.teacher, self.known = teacher(rows), predictor(self.held)
         self.goal = Goal.of(choose_prices(predictor, rows, config.prices), predictor, self.trial)
         self.unit = rows.outcome.std(0, correction=0).clamp(min=1e-9)
         with seeded(fitting.seed):
@@ -238,8 +239,8 @@ class Levels:
         self.optimiser = torch.optim.Adam(self.gates, config.bridge_rate)
 
     def lower(self, index: Tensor) -> Tensor:
-        """L of some of the observed rows."""
-        rows = self.observed.take(index)
+        """L of some rows."""
+        rows = self.rows.take(index)
         return lower_loss(self.predictor, rows, self.teacher[index], self.bridge(rows), self.unit)
 
     def upper(self) -> Tensor:
@@ -254,7 +255,7 @@ class Levels:
         loss = self.upper()
         self.fitting.track(f"{self.tag}/trial/decision_loss", float(loss.detach()), step)
         found = hypergradient(
-            loss, self.lower(self._batch(self.observed)), tuple(self.predictor.net.parameters()),
+            loss, self.lower(self._batch(self.rows)), tuple(self.predictor.net.parameters()),
             self.gates, steps=self.config.solver_steps, damping=self.config.damping,
         )  # fmt: skip
         for parameter, gradient in zip(self.gates, found, strict=True):
@@ -262,23 +263,23 @@ class Levels:
         self.optimiser.step()
 
     def judge(self, step: int) -> float:
-        """What the present target's decisions are worth to users held out."""
+        """Minus both losses of the present target on users held out."""
         expected = self.predictor(self.held)
         curves = {
             "prediction_loss": float(self.predictor.loss(expected, self.held)),
+            "decision_loss": float(self.goal.loss(self.config, expected, self.held)),
             "decision_value": decision_value(self.goal.prices, expected, self.held, self.known),
             "gate": float(self.bridge(self.held).mean()),
         }
         for name, number in curves.items():
             self.fitting.track(f"{self.tag}/held_out/{name}", number, step)
-        return curves["decision_value"]
+        return -curves["prediction_loss"] - curves["decision_loss"]
 
     def train(self) -> None:
         """Both levels in turn; the target ends with the state that was judged best."""
         config, name = self.config, f"{self.tag}/both"
         fitting = self.fitting._replace(epochs=config.epochs, learning_rate=config.learning_rate)
-        rows = self.observed
-        train_on(self.predictor, self.lower, self.judge, rows, fitting, name, self.correct)
+        train_on(self.predictor, self.lower, self.judge, self.rows, fitting, name, self.correct)
 
     def _batch(self, rows: UserDays) -> Tensor:
         return torch.randint(len(rows.arm), (self.config.batch,), generator=self.generator)

@@ -2,10 +2,11 @@
 
     python -m experiments.one_shot --data lbcf
 
-lbcf       a generator with all counterfactuals: regret to the true optimum, with and without shift
-hillstrom  an e-mail test of three arms: estimated value at five budgets
-starbucks  a promotion: net revenue of held-out users at a budget that training users chose
-criteo     CRITEO-UPLIFT v2, given its file: AUCC by the published protocol
+lbcf         a generator with all counterfactuals: regret to the optimum, with and without shift
+lbcf-linear  the same, by networks without a hidden layer, which cannot be right about everyone
+hillstrom    an e-mail test of three arms: estimated value at five budgets
+starbucks    a promotion: net revenue of held-out users at a budget that training users chose
+criteo       CRITEO-UPLIFT v2, given its file: AUCC by the published protocol
 
 A finished run is one JSON file, `OUT/DATA/runs/SETTING/METHOD-SEED.json`, and is not run again.
 What has been run so far, by this call or earlier ones, is summarised in `OUT/DATA`:
@@ -42,6 +43,7 @@ from experiments.trials.one_shot_methods import METHODS, Entry, entries, kind
 # Each lists the settings that options ask for, and runs a method on one of them with a seed.
 STUDIES: dict[str, ModuleType] = {
     "lbcf": one_shot_lbcf,
+    "lbcf-linear": one_shot_lbcf,
     "hillstrom": one_shot_mails,
     "starbucks": one_shot_promotion,
     "criteo": one_shot_criteo,
@@ -52,7 +54,7 @@ STUDIES: dict[str, ModuleType] = {
 class Options:
     """Which data, which methods, and how often."""
 
-    data: Literal["lbcf", "hillstrom", "starbucks", "criteo"] = "lbcf"
+    data: Literal["lbcf", "lbcf-linear", "hillstrom", "starbucks", "criteo"] = "lbcf"
     methods: tuple[str, ...] = METHODS  # or others of agents/, single rows, dotted paths of yours
     seeds: int = 20  # of training; of a trial's users, also a partition each
     file: Path | None = None  # of hillstrom, starbucks or criteo; default in the public data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,9 +12,10 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor
 
-from agents.bi_dfcl import Bridge, Config, Goal, fit, in_trial, lower_loss
+from agents.bi_dfcl import Bridge, Config, Goal, Levels, fit, in_trial, lower_loss
 from agents.common.one_day import decision_losses
 from agents.common.one_day.decisions import Prices, choose_prices
+from agents.common.one_day.focused import Warm
 from agents.common.one_day.hypergradient import hypergradient
 from agents.common.one_day.predictors import MultiTaskPredictor, fit_predictor
 from agents.common.one_day.representation import Fitting, UserDays, user_days
@@ -256,20 +258,31 @@ def test_a_teacher_is_believed_as_far_as_its_labels_decide_well(right: bool) -> 
 
 
 @EITHER
-def test_the_state_kept_decides_no_worse_than_the_two_stage_method(loss: Any) -> None:
-    values: list[float] = []
-
-    def track(tag: str, value: float, step: int) -> None:
-        if tag.endswith("held_out/decision_value"):
-            values.append(value)
-
+@pytest.mark.parametrize("rate", [1e-3, 30.0])
+def test_the_warm_start_is_left_for_less_of_both_losses(loss: Any, rate: float) -> None:
+    curves: dict[str, list[float]] = defaultdict(list)
     log, obs = half_a_trial(3000), half_a_trial(500, seed=1).obs[:, 0]
+    config = replace(SMALL, loss=loss, learning_rate=rate)
     found, plain = (
-        fit(log, replace(SMALL, loss=loss, epochs=epochs), track=track).members[0]
-        for epochs in (2, 0)
+        fit(log, c, track=lambda tag, value, _: curves[tag].append(value)).members[0]
+        for c in (config, replace(config, epochs=0))
     )
+    parts = [curves[f"response/member_0/held_out/{x}_loss"] for x in ("prediction", "decision")]
+    total = np.sum(parts, axis=0)
     moved = not np.array_equal(found.predict(obs, 0), plain.predict(obs, 0))
-    assert moved == (max(values) > values[0])
+    assert moved == (total.min() < total[0])
+    assert not (moved and rate > 1)
+
+
+def test_the_target_keeps_learning_from_the_trial() -> None:
+    log = half_a_trial(400)
+    rows = user_days(log, np.arange(400))
+    fitting = Fitting(1.0, 128, fewest=5)
+    predictor = fit_predictor("multi_task", log, rows, 8, fitting, "x")
+    levels = Levels(Warm(predictor, rows, rows, fitting, "x"), log, SMALL)
+    assert len(levels.trial.arm) == 200
+    assert_array_equal(levels.rows.user, np.arange(400))
+    assert levels.teacher.shape == (400, 3, 2)
 
 
 @pytest.mark.parametrize(

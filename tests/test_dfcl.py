@@ -13,11 +13,12 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import Tensor
 
+from agents import dfcl
 from agents.common.one_day.daily import DailyModel, solve_day
 from agents.common.one_day.decisions import Prices, choose_prices, decision_value
 from agents.common.one_day.eom import terms
 from agents.common.one_day.eom_gradients import allocate, prices_that_spend
-from agents.common.one_day.predictors import MultiTaskPredictor
+from agents.common.one_day.predictors import MultiTaskPredictor, train_on
 from agents.common.one_day.representation import Fitting, UserDays, fit_representation, user_days
 from agents.common.types import Array
 from agents.dfcl import Config, decision_loss, fit
@@ -147,6 +148,38 @@ def test_each_loss_is_learned_and_followed(loss: Any) -> None:
         assert len(found) == 13
         assert np.isfinite(found).all()
         assert found[0] != found[-1]
+
+
+@every_loss
+@pytest.mark.parametrize("alpha", [0.3, 2.0])
+def test_states_are_judged_by_the_loss_that_is_minimised(
+    loss: Any, alpha: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, curves = [], defaultdict(list)
+
+    def spied(predictor: Any, loss: Any, judge: Any, *rest: Any) -> None:
+        def spy(step: int) -> float:
+            judged.append(judge(step))
+            return judged[-1]
+
+        train_on(predictor, loss, spy, *rest)
+
+    monkeypatch.setattr(dfcl, "train_on", spied)
+    config = replace(SMALL, loss=loss, alpha=alpha)
+    fit(trial().log, config, track=lambda n, v, _: curves[n].append(v))
+    told, decided = (
+        np.array(curves[f"response/member_0/held_out/{x}_loss"]) for x in ("prediction", "decision")
+    )
+    assert_allclose(judged, -alpha * told - decided)
+
+
+@pytest.mark.parametrize("rate", [3e-3, 30.0])
+def test_the_warm_start_is_left_for_less_loss_alone(rate: float) -> None:
+    config = replace(SMALL, learning_rate=rate)
+    found, plain = (
+        predictions(fit(trial().log, replace(config, epochs=epochs)), trial()) for epochs in (1, 0)
+    )
+    assert np.array_equal(found, plain) == (rate > 1)
 
 
 def gained(model: DailyModel, of: Trial, shares: tuple[float, ...]) -> float:

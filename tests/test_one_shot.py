@@ -28,7 +28,7 @@ METHODS = ("--methods", "greedy_uplift-t", "greedy_uplift-s")
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small models; trees stand in for the network that others are compared with."""
-    data = ("lbcf", "hillstrom", "starbucks", "criteo")
+    data = ("lbcf", "lbcf-linear", "hillstrom", "starbucks", "criteo")
     monkeypatch.setattr(one_shot_methods, "SETTINGS", dict.fromkeys(data, TINY))
 
 
@@ -48,6 +48,21 @@ def test_generated_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert names == {f"{m}-{s}.json" for m in ("two_stage", "greedy_uplift-t") for s in (0, 1)}
     assert "tested in another world" in capsys.readouterr().out
     assert find_runs(tmp_path) == {}  # campaigns' tables do not take them for theirs
+
+
+def test_networks_without_a_hidden_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(entry: Entry, log: Any, data: str, seed: int) -> Any:
+        model: Any = real(entry, log, data, seed)
+        layers.append({name.split(".")[0] for name in model.members[0].state().tensors})
+        return model
+
+    layers: list[set[str]] = []
+    real = Entry.fit
+    monkeypatch.setattr(Entry, "fit", fit)
+    monkeypatch.setitem(one_shot_methods.SETTINGS, "lbcf-linear", {**TINY, "network": "linear"})
+    for data in ("lbcf", "lbcf-linear"):
+        assert played(tmp_path, data, *LBCF, "--methods", "two_stage")["regrets"]
+    assert ["shared" in found for found in layers] == [True] * 2 + [False] * 2
 
 
 def test_finished_runs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

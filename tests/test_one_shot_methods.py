@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 pytest.importorskip("lightgbm")
 
 from agents import greedy_uplift
+from agents.common.one_day.representation import Fitting
 from agents.common.one_day.uplift_metrics import aucc
 from experiments.methods import method_names
 from experiments.trials import one_shot_methods
@@ -44,6 +45,17 @@ def test_methods_are_there_in_all_their_variants() -> None:
     same, own = (found[name].config("lbcf") for name in ("dfcl-ifd", "two_stage"))
     assert (own.epochs, own.warm_epochs) == (0, same.epochs + same.warm_epochs)
     assert replace(own, epochs=same.epochs, warm_epochs=same.warm_epochs, loss="ifd") == same
+
+
+def test_networks_may_be_linear_and_go_on_as_fast_as_they_began() -> None:
+    found = {entry.name: entry for entry in entries()}
+    for name in ("two_stage", "dfcl-pll", "bi_dfcl-pifd", "end_to_end"):
+        usual, linear = (found[name].config(data) for data in ("lbcf", "lbcf-linear"))
+        assert (usual.network, linear) == ("auto", replace(usual, network="linear"))
+        assert usual.learning_rate == Fitting().learning_rate
+    for name in ("greedy_uplift-x", "cluster"):
+        own = found[name].config("lbcf")
+        assert own.learning_rate == type(own)().learning_rate
 
 
 @pytest.mark.parametrize(

@@ -180,8 +180,9 @@ def test_refusals_are_listed_once() -> None:
     assert failures(runs) == [{"setting": "noise-5", "method": "dpm", "error": "cost of arm 2"}]
 
 
-def test_report_holds_tables_verdict_and_figures(tmp_path: Path) -> None:
-    folder = tmp_path / "lbcf"
+@pytest.mark.parametrize("data", ["lbcf", "lbcf-linear"])
+def test_report_holds_tables_verdict_and_figures(tmp_path: Path, data: str) -> None:
+    folder = tmp_path / data
     failed = {"about": {**trial_run("dfcl-dr", 0, 5.0, 0)["about"]}, "error": "no such thing"}
     for run in [*trial_runs(5), failed]:
         about = run["about"]
@@ -190,6 +191,7 @@ def test_report_holds_tables_verdict_and_figures(tmp_path: Path) -> None:
         file.write_text(json.dumps(run))
     text = one_shot_report.write(folder, MADE_BY)
     assert (folder / "one_shot.md").read_text() == text
+    assert text.startswith(f"# {one_shot_report.TITLES[data]}\n\n- ")
     assert "## Noise 5, 100 users an arm, tested in another world: regret, %" in text
     assert "| `dfcl-ifd` | decision-focused | 5 | 68.0 | 68.0 | 68.0 [" in text
     assert "`dfcl-dr`: no such thing" in text
@@ -205,5 +207,5 @@ def test_report_holds_tables_verdict_and_figures(tmp_path: Path) -> None:
 
 
 def test_report_of_nothing_is_empty(tmp_path: Path) -> None:
-    for data in ("lbcf", "hillstrom", "starbucks", "criteo"):
+    for data in one_shot_report.TITLES:
         assert "0 runs" in one_shot_report.write(tmp_path / data, MADE_BY)

@@ -38,6 +38,8 @@ Row = dict[str, Any]
 
 class Options(Protocol):
     @property
+    def data(self) -> str: ...
+    @property
     def noises(self) -> Sequence[float]: ...
     @property
     def users_per_arm(self) -> int: ...
@@ -65,7 +67,8 @@ def settings(o: Options) -> list[Row]:
 
 def run(o: Options, setting: Mapping[str, Any], entry: Entry, seed: int) -> Row:
     """Train once, and judge with and without a shift of the world."""
-    model = entry.fit(_train(setting["noise"], setting["users_per_arm"], seed).log, "lbcf", seed)
+    log = _train(setting["noise"], setting["users_per_arm"], seed).log
+    model = entry.fit(log, o.data, seed)
     found: list[Row] = []
     for shift in (False, True):
         test = _test(setting["noise"], setting["test_users_per_arm"], seed, shift)

@@ -43,17 +43,18 @@ KINDS = {
 }
 # Whoever is judged was not learned from: nobody else needs to be held out by cross-fitting.
 ALONE = {"progress": False, "workers": 1, "folds": 1}
-# But folds of these two have other tasks, too; and a pass of `end_to_end` is at least 50 steps.
+# But folds of these two have other tasks, too.
 OWN: Mapping[str, Mapping[str, Any]] = {
     "cluster": {"folds": 4},
     "mixed_policy": {"folds": 2},
-    "end_to_end": {"epochs": 6},
 }
 # Settings of all methods that have them: sizes that suit the logs, the same for everyone.
+_LBCF = {
+    "width": 32, "trees": 100, "min_leaf": 40, "batch": 2048, "warm_epochs": 100, "epochs": 100,
+}  # fmt: skip
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "lbcf": {
-        "width": 32, "trees": 100, "min_leaf": 40, "batch": 2048, "warm_epochs": 100, "epochs": 100,
-    },
+    "lbcf": _LBCF,
+    "lbcf-linear": {**_LBCF, "network": "linear"},
     "hillstrom": {
         "width": 16, "trees": 60, "leaves": 4, "batch": 2048, "warm_epochs": 20, "epochs": 20,
     },
@@ -62,6 +63,9 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     },
     "criteo": {},
 }  # fmt: skip
+# After a warm start of few steps decision losses go on at its rate, or their passes would count for
+# less than as many by the prediction loss.
+RATES: Mapping[str, float] = dict.fromkeys(("lbcf", "lbcf-linear"), 5e-3)
 STEPS = 60  # budgets by which a policy that predicts nothing is asked for its ranking
 LEAST_COST = 1e-6  # of a step, as in the published code
 
@@ -79,6 +83,8 @@ class Entry:
         cls = method(self.module).Config
         known = {f.name for f in fields(cls)}
         wanted = {**ALONE, **SETTINGS.get(data, {}), **OWN.get(self.module, {})}
+        if kind(self.module) == DECISION and data in RATES:
+            wanted["learning_rate"] = RATES[data]
         if self.name == REFERENCE:  # as many passes as with a decision loss
             both = [{**vars(cls()), **wanted}[phase] for phase in ("warm_epochs", "epochs")]
             wanted |= {"warm_epochs": sum(both), "epochs": 0}

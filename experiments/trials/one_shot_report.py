@@ -16,6 +16,7 @@ from experiments.trials.one_shot_verdict import verdict
 Row = dict[str, Any]
 TITLES = {
     "lbcf": "One-shot allocation with all counterfactuals known",
+    "lbcf-linear": "One-shot allocation with all counterfactuals known, by linear predictions",
     "hillstrom": "E-mail test with three arms",
     "starbucks": "A promotion that loses money if everyone gets it",
     "criteo": "CRITEO-UPLIFT v2, published protocol",
@@ -25,12 +26,13 @@ TITLES = {
 def write(folder: Path, made_by: Mapping[str, Any]) -> str:
     """Summarise `folder/runs` into `folder`, and return the Markdown."""
     runs = read_runs(folder)
-    data = folder.name
+    data = folder.name.partition("-")[0]
     tables = summarise(data, runs)
     says = verdict(data, tables)
     failed = failures(runs)
     write_json(folder / "one_shot.json", {"verdict": says, **tables, "failures": failed, **made_by})
-    text = "\n".join(_document(data, tables, says, failed, len(runs), made_by))
+    title = TITLES[folder.name]
+    text = "\n".join([f"# {title}\n", *_document(data, tables, says, failed, len(runs), made_by)])
     (folder / "one_shot.md").write_text(text)
     one_shot_figures.draw(data, tables, folder)
     return text
@@ -44,7 +46,6 @@ def _document(
     runs: int,
     made_by: Mapping[str, Any],
 ) -> Iterator[str]:
-    yield f"# {TITLES[data]}\n"
     yield from (f"- {line}" for line in says)
     yield ""
     for heading, rows in _tables(data, tables):
