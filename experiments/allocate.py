@@ -30,7 +30,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import uuid4
@@ -125,10 +125,7 @@ class Job(NamedTuple):
     def partial(self, number: int, cut: Any) -> Any:
         """A unit's part in a pass."""
         rule = rule_of(self.plan)
-        # One after the other: a part of the first pass takes a megabyte.
-        return reduce(
-            rule.merge, (rule.partial(batch, cut) for batch in batches_of(self.scored(number)))
-        )
+        return rule.merge(rule.partial(batch, cut) for batch in batches_of(self.scored(number)))
 
     def allocate(self, number: int, cut: Any) -> None:
         """Write what a unit's users get."""

@@ -33,8 +33,13 @@ def outside(bounds: str) -> list[Any]:
 def test_every_number_has_bounds(name: str, field: str) -> None:
     assert field in BOUNDS
     for value in outside(BOUNDS[field]):
-        with pytest.raises(ValueError, match=f"{field} = .*: allowed are numbers in "):
+        with pytest.raises(ValueError, match=f"{field} = .*: allowed are .*numbers in "):
             CONFIGS[name](**{field: value})
+
+
+def test_counts_are_whole() -> None:
+    with pytest.raises(ValueError, match=r"folds = 2\.5: allowed are whole numbers in"):
+        CONFIGS["mixed_policy"](folds=2.5)
 
 
 @pytest.mark.parametrize("bounds", sorted(set(BOUNDS.values())))
@@ -52,5 +57,5 @@ def test_choices_are_listed() -> None:
 
 
 def test_the_command_line_says_so() -> None:
-    with pytest.raises(SystemExit, match="error: --folds = 0: allowed are numbers in"):
+    with pytest.raises(SystemExit, match="error: --folds = 0: allowed are whole numbers in"):
         main(["--log", "nowhere", "--out", "nowhere", "--folds", "0"])

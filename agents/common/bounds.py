@@ -31,12 +31,15 @@ def check(config: Any) -> None:
         if value not in choices:
             raise ValueError(f"{name} = {value!r}: allowed are {', '.join(map(str, choices))}")
         # Settings that may also be a list, or nothing, are the method's own affair.
-        if name in BOUNDS and hints[name] in (int, float) and not _within(BOUNDS[name], value):
-            raise ValueError(f"{name} = {value!r}: allowed are numbers in {BOUNDS[name]}")
+        numbers = {int: "whole numbers", float: "numbers"}.get(hints[name])
+        if name in BOUNDS and numbers and not _within(BOUNDS[name], value, hints[name] is int):
+            raise ValueError(f"{name} = {value!r}: allowed are {numbers} in {BOUNDS[name]}")
 
 
-def _within(bounds: str, value: Any) -> bool:
+def _within(bounds: str, value: Any, whole: bool) -> bool:
     low, high = (float(end) for end in bounds[1:-1].split(","))
     if not isinstance(value, (int, float)) or not low <= value <= high:
         return False
-    return (value != low or bounds[0] == "[") and (value != high or bounds[-1] == "]")
+    if (value == low and bounds[0] == "(") or (value == high and bounds[-1] == ")"):
+        return False
+    return not whole or value == int(value)

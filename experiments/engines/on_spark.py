@@ -11,7 +11,7 @@ partitioned; executors that are lost change nothing, because offers depend on th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def _partials(plan: Plan, cut: Any, batches: Batches) -> Batches:
     rule = rule_of(plan)
     parts = [rule.partial(batch, cut) for batch in _large(batches)]
     if parts:
-        data = reduce(rule.merge, parts).to_bytes()
+        data = rule.merge(parts).to_bytes()
         yield pa.RecordBatch.from_pydict({"part": pa.array([data], pa.binary())})
 
 

@@ -72,7 +72,7 @@ class Rule(NamedTuple):
     """How one budget is spent on offers: the functions of `mckp/stream.py`, on record batches."""
 
     partial: Callable[[pa.RecordBatch, Any], Any]
-    merge: Callable[..., Any]
+    merge: Callable[[Iterable[Any]], Any]
     from_bytes: Callable[[bytes], Any]
     find_cut: Callable[[Callable[[Any], Iterable[Any]], float], Any]
     choose: Callable[[pa.RecordBatch, Any], Array]  # (n,) items, by an exact cut
@@ -85,14 +85,14 @@ def rule_of(plan: Plan) -> Rule:
             lambda b, cut: mixture_stream.partial(
                 _items(b, "value"), _items(b, "cost"), _numbers(b, "bucket"), cut
             ),
-            mixture_stream.merge,
+            lambda parts: mixture_stream.merge(*parts),
             mixture_stream.Partial.from_bytes,
             mixture_stream.find_cut,
             lambda b, cut: mixture_stream.assign(_numbers(b, "bucket"), cut),
         )
     return Rule(
         lambda b, cut: stream.partial(_columns(b, "value"), _columns(b, "cost"), _ids(b), cut),
-        stream.merge,
+        stream.merge_all,
         stream.Partial.from_bytes,
         stream.find_cut,
         lambda b, cut: stream.assign(_columns(b, "value"), _columns(b, "cost"), _ids(b), cut),
