@@ -61,7 +61,6 @@ _BRIEF: dict[str, dict[str, Any]] = {
     "decision_transformer": {"steps": 300, "updates": 600, "users": 5_000},
     **{name: {"steps": 300} for name in GAMES},
     "conditional_gradient": {"steps": 300, "solver": "conditional_gradient"},
-    "budgeted_fitted_q": {"steps": 300},
 }
 _VARIANTS = {"conditional_gradient": "approachability"}
 _CONFIGS = {"conditional_gradient": {"solver": "conditional_gradient"}}
