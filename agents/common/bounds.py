@@ -9,9 +9,10 @@ _BOUNDS = {
     "[1, inf)": "arms batch budgets campaigns folds heads inner layers measured_on min_leaf rounds"
     " solver_steps steps tokens trees updates users width",
     "[2, inf)": "judged leaves prices samples",
-    "[0, inf)": "alpha clusters damping epochs leeway pessimism pooled warm_epochs workers",
-    "(0, inf)": "bridge_rate dual_rate guidance learning_rate outcome_epochs pace rate reach"
-    " tau temperature tolerance",
+    "[0, inf)": "alpha clusters damping epochs guidance leeway pessimism pooled tolerance"
+    " warm_epochs workers",
+    "(0, inf)": "bridge_rate dual_rate learning_rate outcome_epochs pace rate reach tau"
+    " temperature",
     "(0, 1)": "cheapest expectile flexibility judge_share risk trial_share",
     "[0, 1)": "least_support",
     "[0, 1]": "gae",
