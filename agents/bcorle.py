@@ -47,9 +47,9 @@ from agents.common.values.family import (
     FamilyModel,
     Memoryless,
     Sizes,
-    held_out,
     load_family,
     sizes_of,
+    with_judge,
 )
 from agents.common.values.support import Support, fit_support, load_support
 from marketing_env import LoggedDataset, Policy
@@ -150,7 +150,7 @@ def fit(
     Args:
         track: receives learning curves, like TensorBoard's `add_scalar`.
     """
-    learn, judge = held_out(log, config, seed, track)
+    learn, judge = with_judge(log, config, seed, track)
     data = panel(learn)
     support = fit_support(learn, data, least=config.least_support, seed=seed, track=track)
     prices = judge.prices(config.prices, support and support.allowed)

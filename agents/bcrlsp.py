@@ -39,7 +39,7 @@ from agents.common.games.frontier import Frontier
 from agents.common.nets import Track, no_track
 from agents.common.one_day.daily import DailyKnapsack, State, check_budget, solve_day, supported
 from agents.common.types import Array, Forecast
-from agents.common.values.family import held_out, recorded
+from agents.common.values.family import recorded, with_judge
 from agents.common.values.responses import Responses, Settings, learn_responses
 from marketing_env import LoggedDataset, Policy
 
@@ -114,7 +114,7 @@ def fit(
     Args:
         track: receives learning curves, like TensorBoard's `add_scalar`.
     """
-    learn, judge = held_out(log, config, seed, track)
+    learn, judge = with_judge(log, config, seed, track)
     responses = learn_responses(learn, config, seed, track=track)
     top = float(responses.frontier.value[0, 1])
     budgets = np.append(np.inf, top * np.geomspace(0.8, 0.02, config.judged - 1))

@@ -47,9 +47,9 @@ from agents.common.values.family import (
     FamilyModel,
     Memoryless,
     Sizes,
-    held_out,
     load_family,
     sizes_of,
+    with_judge,
 )
 from agents.common.values.fitted_q import ActionValues, Lesson, backward_pass
 from agents.common.values.response import fit_members
@@ -179,7 +179,7 @@ def fit(
     Args:
         track: receives learning curves, like TensorBoard's `add_scalar`.
     """
-    learn, judge = held_out(log, config, seed, track)
+    learn, judge = with_judge(log, config, seed, track)
     data = panel(learn)
     support = fit_support(learn, data, least=config.least_support, seed=seed, track=track)
     prices = judge.prices(config.prices, support and support.allowed)

@@ -317,7 +317,7 @@ def load(folder: str | Path) -> Model:
 
 
 def mixture(responses: Sequence[Response], budget: float, risk: float) -> Master:
-    """The best mixture within the budget, costs taken with their upper confidence margin."""
+    """The best mixture within the budget, costs taken with their confidence margin."""
     reward, cost, error = np.array([(r.reward, r.cost, r.cost_error) for r in responses]).T
     return solve_master(np.stack([reward, secured(cost, error, risk)], axis=1), budget)
 

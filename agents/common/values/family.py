@@ -183,7 +183,7 @@ def hold_out(log: LoggedDataset, share: float, seed: int) -> tuple[LoggedDataset
     return declared(log).split(1 - share, seed)
 
 
-def held_out(
+def with_judge(
     log: LoggedDataset, config: Any, seed: int, track: Track
 ) -> tuple[LoggedDataset, Judge]:
     """Users to learn from, and a judge that has the others, as a method's `config` wants them."""
