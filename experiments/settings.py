@@ -97,7 +97,7 @@ def _judged(name: str, preset: str, **changes: Any) -> Setting:
     )  # fmt: skip
 
 
-# Parts of the main method, each switched off alone.
+# Parts of the main method, each switched off (or on) alone; trained as briefly as in `small`.
 _PARTS: dict[str, dict[str, Any]] = {
     "mixed_policy": {},
     "plain oracle": {"oracle": "plain"},
@@ -106,7 +106,9 @@ _PARTS: dict[str, dict[str, Any]] = {
     "no pooling of days": {"pooled": 0},
     "seven prices": {"prices": 7},
     "no margin": {"risk": 0.5},
+    "no leeway": {"leeway": 0.0},
     "pessimism 1": {"pessimism": 1.0},
+    "pacing": {"pacing": True},
 }
 
 SUITES = {
@@ -172,14 +174,14 @@ SUITES = {
     ),
     "ablation": Suite(
         settings=(
-            _judged("payment_bonus", "payment_bonus", log_users=20_000),
+            _judged("payment_bonus-random", "payment_bonus", log_users=5_000),
             _judged(
                 "payment_bonus-production", "payment_bonus", behaviour="production",
-                log_users=20_000,
+                log_users=5_000,
             ),
         ),
         methods=tuple(_PARTS),
-        configs=_PARTS,
+        configs={row: _BRIEF["mixed_policy"] | part for row, part in _PARTS.items()},
         variants=dict.fromkeys(_PARTS, "mixed_policy"),
         seeds=tuple(range(10, 20)),
         references=False,

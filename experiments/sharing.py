@@ -32,6 +32,10 @@ class Effort:
         return Effort(self.seconds - other.seconds, self.cpu_seconds - other.cpu_seconds)
 
 
+# Settings of plans, not of the responses that plans mix.
+_PLANNING = ("risk", "leeway")
+
+
 class Oracles:
     """Best responses learned from one log so far, by the settings that they were learned with."""
 
@@ -51,7 +55,8 @@ class Oracles:
         shares = "responses" in inspect.signature(module.fit).parameters
         key = (seed, _oracle(settings)) if shares else None
         if key in self.known:
-            given["responses"], spared = self.known[key]
+            responses, spared = self.known[key]
+            given["responses"] = responses.planned(settings.risk, settings.leeway)
         start = Effort.now()
         model: Model = module.fit(log, settings, seed, track=track, **given)
         effort = Effort.now() - start + spared
@@ -64,5 +69,5 @@ class Oracles:
 def _oracle(settings: Any) -> Hashable:
     """What best responses depend on."""
     return getattr(settings, "contacts", False), *(
-        getattr(settings, f.name) for f in fields(Settings)
+        getattr(settings, f.name) for f in fields(Settings) if f.name not in _PLANNING
     )

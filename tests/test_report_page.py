@@ -1,4 +1,4 @@
-"""What the report says of its own limits and makers, and the commands it prints."""
+"""What the report says of its own limits, and the commands it prints."""
 
 from __future__ import annotations
 
@@ -50,12 +50,3 @@ def test_the_command_beside_a_row_makes_that_row(method: str, tmp_path: Path) ->
     else:
         assert rows == {method}
         assert [job.seed for job in found] == [11]
-
-
-def test_makers_are_counted() -> None:
-    runs = [made_up("a", 1), made_up("a", 2), {**made_up("b"), "commit": ""}]
-    command = runs[0]["command"]
-    assert report_page.makers(runs) == [
-        {"command": command, "commit": "abc1234", "runs": 2},
-        {"command": command, "commit": "none", "runs": 1},
-    ]

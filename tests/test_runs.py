@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_up import made_up, put
 
-from experiments.reporting.runs import by_method, by_suite, find_runs, pooled, setting_of
+from experiments.reporting.runs import by_method, by_suite, find_runs, makers, pooled, setting_of
 
 
 def test_runs_with_other_budgets_are_left_out(
@@ -50,3 +50,12 @@ def test_pooled_error_has_an_evaluation_part_and_a_training_part() -> None:
     assert mean == pytest.approx([91, 92])
     assert error == pytest.approx(np.sqrt(1 + np.var([88, 90, 95], ddof=1) / 3))
     assert pooled(runs[:1], "score")[1] == pytest.approx(1.0)
+
+
+def test_makers_are_counted() -> None:
+    runs = [made_up("a", 1), made_up("a", 2), {**made_up("b"), "commit": ""}]
+    command = runs[0]["command"]
+    assert makers(runs) == [
+        {"command": command, "commit": "abc1234", "runs": 2},
+        {"command": command, "commit": "none", "runs": 1},
+    ]

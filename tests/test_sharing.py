@@ -41,6 +41,16 @@ def test_one_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(passes) == 4
 
 
+def test_plans_of_another_caution_need_no_pass() -> None:
+    oracles, careful = Oracles(), {"risk": 0.01, "leeway": 0.0}
+    usual, _ = oracles.fit("mixed_policy", LOG, BRIEF, 0, no_track)
+    shared, _ = oracles.fit("mixed_policy", LOG, BRIEF | careful, 0, no_track)
+    alone, _ = Oracles().fit("mixed_policy", LOG, BRIEF | careful, 0, no_track)
+    assert len(oracles.known) == 1
+    assert shared.forecast(0.2) == alone.forecast(0.2)
+    assert shared.frontier.cautious[0, 1] > usual.frontier.cautious[0, 1]
+
+
 def test_methods_without_them_are_trained_as_ever() -> None:
     oracles = Oracles()
     model, effort = oracles.fit("greedy_uplift", LOG, {"width": 8, "epochs": 1}, 0, no_track)

@@ -112,7 +112,9 @@ def test_variants_name_their_options_and_their_difference() -> None:
 
 def test_summary_has_a_column_per_setting() -> None:
     settings = {Path("one-a"): [made_up("a")], Path("two"): [made_up("a"), made_up("b", score=60)]}
-    rows = {row["method"]: row for row in rows_of(table.summary_table(settings))}
+    text = table.summary_table(settings, "results/full/table.md")
+    assert text.endswith("from runs at `abc1234`; [commands](results/full/table.md).")
+    rows = {row["method"]: row for row in rows_of(text)}
     assert rows["a"]["one<br>a"] == "80.5 ± 2.0<br>spends 95 %"
     assert (rows["b"]["one<br>a"], rows["b"]["two"]) == ("–", "60.5 ± 2.0<br>spends 95 %")
 

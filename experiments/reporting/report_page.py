@@ -11,7 +11,15 @@ from experiments import plot
 from experiments.plots.titles import main_method, shown_name
 from experiments.reporting import report_tables, tuned
 from experiments.reporting.report_tables import Table, slug
-from experiments.reporting.runs import REFERENCES, Groups, Run, by_method, by_suite, setting_of
+from experiments.reporting.runs import (
+    REFERENCES,
+    Groups,
+    Run,
+    by_method,
+    by_suite,
+    makers,
+    setting_of,
+)
 from experiments.reporting.table import about_setting
 from experiments.reporting.verdict import AHEAD, BEHIND, OPEN, Duel, by_setting, duels, points
 from experiments.settings import SUITES
@@ -209,15 +217,6 @@ def _old(found: Settings) -> Iterator[str]:
             f"{unpaired} comparisons have no common training seed: means are compared, and the"
             " errors of both sides count in full."
         )
-
-
-def makers(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Commands with commits, and how many runs each made."""
-    count = Counter((run.get("command", "?"), run.get("commit") or "none") for run in runs)
-    return [
-        {"command": command, "commit": commit, "runs": n}
-        for (command, commit), n in sorted(count.items())
-    ]
 
 
 def versions(runs: Sequence[Run]) -> Table:

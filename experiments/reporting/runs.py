@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,15 @@ def by_suite(settings: Mapping[Path, list[Run]]) -> dict[Path, dict[Path, list[R
     for path, runs in settings.items():
         suites.setdefault(path.parent, {})[path] = runs
     return suites
+
+
+def makers(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """Commands with commits, and how many runs each made."""
+    count = Counter((run.get("command", "?"), run.get("commit") or "none") for run in runs)
+    return [
+        {"command": command, "commit": commit, "runs": n}
+        for (command, commit), n in sorted(count.items())
+    ]
 
 
 def by_method(runs: Iterable[Run]) -> dict[str, list[Run]]:

@@ -25,6 +25,7 @@ from experiments.reporting.runs import (
     by_method,
     by_suite,
     column,
+    makers,
     pooled,
     setting_of,
 )
@@ -50,8 +51,12 @@ def suite_table(settings: Mapping[Path, Sequence[Run]]) -> str:
     return "\n\n".join([*parts, made_by(settings)]) + "\n"
 
 
-def summary_table(settings: Mapping[Path, Sequence[Run]]) -> str:
-    """Mean score and spend over the budgets of each method (rows) in each setting (columns)."""
+def summary_table(settings: Mapping[Path, Sequence[Run]], whole: str) -> str:
+    """Mean score and spend over the budgets of each method (rows) in each setting (columns).
+
+    Args:
+        whole: where the suite's whole page lies, with the command of every run.
+    """
     groups = {folder.name: by_method(runs) for folder, runs in settings.items()}
     every = by_method(run for runs in settings.values() for run in runs)
     rows = [
@@ -59,7 +64,9 @@ def summary_table(settings: Mapping[Path, Sequence[Run]]) -> str:
         for method in every
     ]
     heads = ["method", *(name.replace("-", "<br>") for name in groups)]
-    return "\n\n".join([_markdown(heads, rows), f"{_NOTE} {made_by(settings)}"])
+    commits = ", ".join(sorted({f"`{maker['commit']}`" for maker in _makers(settings)}))
+    made = f"Tabulated by `python -m experiments.plot` from runs at {commits}; [commands]({whole})."
+    return "\n\n".join([_markdown(heads, rows), f"{_NOTE} {made}"])
 
 
 def readme_table(text: str, name: str, table: str) -> str:
@@ -90,7 +97,8 @@ def documents(folder: str | Path, settings: Mapping[Path, list[Run]]) -> dict[Pa
     if readme.exists():
         text = readme.read_text()
         for suite, found in suites.items():
-            text = readme_table(text, suite.name, summary_table(found))
+            whole = (suite / "table.md").resolve().relative_to(readme.parent).as_posix()
+            text = readme_table(text, suite.name, summary_table(found, whole))
         _check_made(text, readme, {suite.name for suite in suites})
         texts[readme] = text
     return texts
@@ -199,10 +207,15 @@ def _score_and_spend(runs: Sequence[Run]) -> str:
 
 
 def made_by(settings: Mapping[Path, Sequence[Run]]) -> str:
-    runs = [run for found in settings.values() for run in found]
-    makers = sorted({(run.get("command", "?"), run.get("commit", "?")) for run in runs})
-    names = (f"`{command}` at commit `{commit or 'none'}`" for command, commit in makers)
-    return f"Made by {'; '.join(names)}; tabulated by `python -m experiments.plot`."
+    """Every command with its commit, as a list that ends a page."""
+    names = (
+        f"- {m['runs']} x `{m['command']}` at commit `{m['commit']}`" for m in _makers(settings)
+    )
+    return "\n".join(["Tabulated by `python -m experiments.plot` from the runs of", "", *names])
+
+
+def _makers(settings: Mapping[Path, Sequence[Run]]) -> list[dict[str, Any]]:
+    return makers(run for found in settings.values() for run in found)
 
 
 def _plus_minus(value: float, error: float) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -92,6 +92,10 @@ class Responses:
         """Each user follows response k with probability `weight[k]`, (G,)."""
         used = np.flatnonzero(weight)
         return MixedPolicy([self.policies[k] for k in used], np.asarray(weight)[used])
+
+    def planned(self, risk: float, leeway: float) -> Responses:
+        """The same responses, for plans of another caution."""
+        return replace(self, frontier=replace(self.frontier, risk=risk, leeway=leeway))
 
     def save(
         self,
