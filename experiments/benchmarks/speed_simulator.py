@@ -1,10 +1,16 @@
-"""The simulator beside Gymnasium's own: environments, the exact planner, and logging to Parquet."""
+"""The simulator beside Gymnasium's own: environments, the exact planner, and logging to Parquet.
+
+SCOPE-RL's `RTBEnv`, the nearest to ours among marketing environments, stands beside them where it
+is there (`pip install --no-deps scope-rl`).
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +21,7 @@ import marketing_env
 from experiments.benchmarks.stopwatch import timed
 
 _CAMPAIGN = "marketing_env/Campaign-v0"
-_STEPS = 3_000  # of a single environment
+_STEPS, _BIDS = 3_000, 300  # of a single environment, of ours and of the slow one
 _PRICES = tuple(np.geomspace(0.05, 5.0, 20))
 
 
@@ -41,6 +47,9 @@ def tasks(users: tuple[int, ...]) -> Iterator[Task]:
     steps = "user-days"
     yield Task("Campaign-v0, one environment", _STEPS, steps, partial(alone, _CAMPAIGN))
     yield Task("CartPole-v1, one environment", _STEPS, "steps", partial(alone, "CartPole-v1"))
+    if find_spec("rtbgym"):
+        name, env = "RTBEnv of SCOPE-RL, one environment", rtb()
+        yield Task(name, _BIDS, "steps", lambda: stepped(env, [0.1, 1.0], _BIDS))
     for n in (n for n in users if 1_000 <= n <= 100_000):
         days = 30 * n
         yield Task(f"Campaign-v0, vector of {n:,}", days, steps, partial(vector, _CAMPAIGN, n))
@@ -58,12 +67,23 @@ def tasks(users: tuple[int, ...]) -> Iterator[Task]:
 
 def alone(name: str) -> None:
     env = gym.make(name).unwrapped
+    stepped(env, [0, int(env.action_space.n) - 1], _STEPS)  # type: ignore[attr-defined]
+
+
+def stepped(env: gym.Env[Any, Any], actions: Sequence[Any], steps: int) -> None:
     env.reset(seed=0)
-    last = int(env.action_space.n) - 1  # type: ignore[attr-defined]
-    for step in range(_STEPS):
-        _, _, terminated, truncated, _ = env.step(step % 2 * last)
+    for step in range(steps):
+        _, _, terminated, truncated, _ = env.step(actions[step % len(actions)])
         if terminated or truncated:
             env.reset()
+
+
+def rtb() -> gym.Env[Any, Any]:
+    """Its default campaign, in continuous bids."""
+    # What it asks of numpy was removed with numpy 2.
+    vars(np)["issubsctype"] = lambda a, kind: np.issubdtype(np.asarray(a).dtype, kind)
+    env: gym.Env[Any, Any] = import_module("rtbgym").RTBEnv(random_state=0)
+    return env
 
 
 def vector(name: str, n: int, steps: int = 30) -> None:
