@@ -24,7 +24,6 @@ or not at all, and the same inputs give the same bytes.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -231,12 +230,7 @@ def allocate(o: Options, each: Each = in_turn) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="experiments.allocate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_options(parser, Options)
+    parser = cli.command("allocate", __doc__, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
     try:
         found = allocate(o, on_cluster(o.cluster) if o.cluster else in_turn)

@@ -15,6 +15,19 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def command(
+    name: str, doc: str | None, *options: type, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """The parser of a command of `experiments`, which its module's docstring explains."""
+    parser = argparse.ArgumentParser(
+        prog=f"experiments.{name}", description=doc, epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    for cls in options:
+        add_options(parser, cls)
+    return parser
+
+
 def add_options(parser: argparse.ArgumentParser, cls: type, title: str | None = None) -> None:
     """Add an option for every field of a dataclass, `--field-name`."""
     group = parser.add_argument_group(title or cls.__name__, inspect.getdoc(cls))

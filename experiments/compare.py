@@ -8,7 +8,6 @@ so that equal code gives differences of exactly zero.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import cli
 from experiments.reporting.runs import Run, by_method, column, find_runs
 from experiments.reporting.statistics import difference
 from experiments.reporting.table import as_markdown
@@ -109,11 +109,7 @@ def _commits(rows: Rows) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="experiments.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command("compare", __doc__)
     parser.add_argument("before", type=Path, metavar="A")
     parser.add_argument("after", type=Path, metavar="B")
     o = parser.parse_args(argv)

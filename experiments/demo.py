@@ -10,7 +10,6 @@ estimators; tables and figures land in OUT.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,12 +37,7 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="experiments.demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_options(parser, Options)
+    parser = cli.command("demo", __doc__, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
     torch.set_num_threads(1)
     suite = SUITES[o.suite]

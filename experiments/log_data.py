@@ -8,7 +8,6 @@ workers of a Dask cluster that see OUT at the same path make the same files toge
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,8 +44,7 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="experiments.log_data", description=__doc__)
-    cli.add_options(parser, Options)
+    parser = cli.command("log_data", __doc__, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
     setting = Setting(
         "log", o.preset, {"unobserved": o.unobserved}, behaviour=o.behaviour, epsilon=o.epsilon

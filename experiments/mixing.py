@@ -11,7 +11,6 @@ What averages over rounds stores a policy a round, as each is trained anew where
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -127,12 +126,7 @@ def measure(o: Options) -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="experiments.mixing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_options(parser, Options)
+    parser = cli.command("mixing", __doc__, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
     if o.users < 1 or o.prices < 3:
         parser.error(f"--users {o.users} --prices {o.prices}: allowed are 1 and 3 or more")

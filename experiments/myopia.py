@@ -8,7 +8,6 @@ alone; what it loses is due to habit, purchase acceleration and fatigue, not to 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,12 +85,7 @@ def measure(o: Options) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="experiments.myopia",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_options(parser, Options)
+    parser = cli.command("myopia", __doc__, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
     if o.users < 1 or o.seeds < 1:
         parser.error(f"--users {o.users} --seeds {o.seeds}: allowed is 1 or more")

@@ -15,7 +15,6 @@ What has been run so far, by this call or earlier ones, is summarised in `OUT/DA
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -88,12 +87,7 @@ def run(o: Options, setting: dict[str, Any], entry: Entry, seed: int) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="experiments.one_shot",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_options(parser, Options)
+    parser = cli.command("one_shot", __doc__, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
     if o.split not in SPLITS:
         parser.error(f"--split {o.split}: allowed are {', '.join(SPLITS)}")

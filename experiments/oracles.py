@@ -10,7 +10,6 @@ comparison that was stopped goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +76,7 @@ def table(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="experiments.oracles",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_options(parser, Options)
+    parser = cli.command("oracles", __doc__, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
     if unknown := set(o.oracles) - set(ORACLES):
         parser.error(f"--oracles {' '.join(sorted(unknown))}: there are {', '.join(ORACLES)}")

@@ -10,7 +10,6 @@ the README beside RESULTS the tables between its markers `<!-- table:SUITE -->` 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from experiments import cli
 from experiments.curves import read_curves
 from experiments.plots import (
     one_shot_figures,
@@ -122,11 +122,7 @@ def of_studies(folder: Path) -> Iterator[tuple[str, Figure]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 1 if there is nothing to draw, or if `--check` finds a stale table."""
-    parser = argparse.ArgumentParser(
-        prog="experiments.plot",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command("plot", __doc__)
     parser.add_argument(
         "results", nargs="?", type=Path, default=ROOT / "results", metavar="RESULTS"
     )

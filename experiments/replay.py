@@ -7,7 +7,6 @@ python -m experiments.replay --model models/grocer --log complete_journey --held
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,12 +100,7 @@ def verdict(rows: Sequence[dict[str, Any]], log: LoggedDataset) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="experiments.replay",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_options(parser, Options)
+    parser = cli.command("replay", __doc__, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
     if bool(o.preset) == bool(o.log):
         parser.error("give either --preset (simulate) or --log (replay)")

@@ -7,7 +7,6 @@ The page is a single file without network, for screens of any width, light and d
 
 from __future__ import annotations
 
-import argparse
 import base64
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import matplotlib
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from experiments import cli
 from experiments.plots.drawing import LOOK
 from experiments.plots.vector import small_svg
 from experiments.reporting.report_page import page
@@ -106,11 +106,7 @@ def render(folder: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="experiments.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command("report", __doc__)
     parser.add_argument(
         "results", nargs="?", type=Path, default=ROOT / "results", metavar="RESULTS"
     )

@@ -9,7 +9,6 @@ on the machine; ratios of times in one process much less so.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -118,12 +117,7 @@ def measure(name: str, o: Options) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="experiments.speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_options(parser, Options)
+    parser = cli.command("speed", __doc__, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
     unknown = set(o.only) - set(BENCHMARKS)
     if unknown:

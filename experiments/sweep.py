@@ -13,7 +13,6 @@ each.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import traceback
@@ -264,8 +263,7 @@ class Pace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="experiments.sweep", description=__doc__)
-    cli.add_options(parser, Options)
+    parser = cli.command("sweep", __doc__, Options)
     o = cli.from_options(Options, parser.parse_args(argv))
     if not o.log and o.suite not in SUITES:
         parser.error(f"--suite {o.suite}: there are {', '.join(SUITES)}")

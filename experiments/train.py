@@ -69,13 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen.add_argument("--method", default="mixed_policy")
     module = method(chosen.parse_known_args(argv)[0].method)
 
-    parser = argparse.ArgumentParser(
-        prog="experiments.train",
-        description=__doc__,
-        epilog=f"methods: {', '.join(method_names())}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    cli.add_options(parser, Options)
+    epilog = f"methods: {', '.join(method_names())}"
+    parser = cli.command("train", __doc__, Options, epilog=epilog)
     cli.add_options(parser, module.Config, f"settings of {module.__name__}")
     given = parser.parse_args(argv)
     o, config = cli.from_options(Options, given), cli.from_options(module.Config, given)

@@ -10,7 +10,6 @@ file; tuning that was stopped goes on where it stopped. OUT/tuning.md lists ever
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,13 +39,8 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="experiments.tune",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.command("tune", __doc__, Options)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="methods; default: all")
-    cli.add_options(parser, Options)
     given = parser.parse_args(argv)
     o = cli.from_options(Options, given)
     try:
