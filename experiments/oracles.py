@@ -27,7 +27,9 @@ from experiments.settings import Behaviour, Setting, Suite
 from experiments.sweep import jobs, work
 
 ALGORITHMS = {"d3rlpy_cql": "cql", "d3rlpy_bcq": "bcq", "d3rlpy_ddqn": "ddqn"}
-ORACLES = ("mixed_policy", *ALGORITHMS)
+# Our oracle at its defaults, and trained just long enough to be as good as d3rlpy's.
+_BRIEF = {"steps": 80, "folds": 2, "width": 64, "outcome_epochs": 2.0, "pooled": 20_000}
+ORACLES = ("mixed_policy", "mixed_policy_brief", *ALGORITHMS)
 _D3RLPY = d3rlpy_price.Config()
 
 
@@ -50,6 +52,7 @@ class Options:
 def comparison(o: Options) -> Suite:
     """The runs that the options ask for."""
     training = {"prices": o.prices, "steps": o.steps, "updates": o.updates}
+    configs = {row: {"algorithm": name, **training} for row, name in ALGORITHMS.items()}
     setting = Setting(
         f"{o.preset}-{o.behaviour}-{o.log_users}", o.preset, behaviour=o.behaviour,
         log_users=o.log_users, test_users=o.test_users,
@@ -58,8 +61,8 @@ def comparison(o: Options) -> Suite:
         settings=(setting,),
         methods=o.oracles,
         seeds=o.seeds,
-        configs={row: {"algorithm": name, **training} for row, name in ALGORITHMS.items()},
-        variants=dict.fromkeys(ALGORITHMS, "d3rlpy_price"),
+        configs=configs | {"mixed_policy_brief": {"prices": o.prices, **_BRIEF}},
+        variants=dict.fromkeys(ALGORITHMS, "d3rlpy_price") | {"mixed_policy_brief": "mixed_policy"},
         references=False,
     )
 
