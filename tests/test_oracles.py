@@ -98,4 +98,5 @@ def test_tables_show_each_oracle(
 def test_unknown_oracles_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         oracles.main(["--oracles", "delphi"])
-    assert "delphi: there are mixed_policy, mixed_policy_brief, d3rlpy_cql" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "delphi: there are mixed_policy, mixed_policy_brief, d3rlpy_cql" in said
