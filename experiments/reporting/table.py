@@ -181,6 +181,7 @@ def measured(method: str, runs: Sequence[Run]) -> dict[str, str]:
     return cells | {
         "policies stored": f"{np.nanmax(column(runs, 'policies')):.0f}",
         "seconds": f"{np.mean([run['seconds'] for run in runs]):.0f}",
+        "processor seconds": _number(np.mean([run.get("cpu_seconds", np.nan) for run in runs]), 0),
     }
 
 
@@ -222,9 +223,9 @@ def _plus_minus(value: float, error: float) -> str:
     return _number(value) if np.isnan(error) else f"{value:.1f} ± {1.96 * error:.1f}"
 
 
-def _number(value: float) -> str:
+def _number(value: Any, digits: int = 1) -> str:
     """A dash where nothing was measured."""
-    return _BLANK if np.isnan(value) else f"{value:.1f}"
+    return _BLANK if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def _name(method: str) -> str:
