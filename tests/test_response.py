@@ -11,6 +11,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from agents.common.tensors import Panel, outcome_class, panel, reward_bins
+from agents.common.values import response
 from agents.common.values.response import OutcomeModel, fit_members, fit_outcomes
 from marketing_env import ConstantPolicy, LoggedDataset, RandomPolicy, preset, rollout
 from marketing_env.config import Array
@@ -211,7 +212,10 @@ def test_user_days_are_the_valid_ones() -> None:
     assert (some.n_users, some.horizon, some.n_actions) == (1, 2, 3)
 
 
-def test_members_are_fitted_without_their_fold_in_any_number_of_threads() -> None:
+def test_members_are_fitted_without_their_fold_in_any_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(response, "_TINY", 0)
     data = panel(made_log(400, FEW, False, seed=9))
     fold = torch.arange(400) % 2
     one, two = (fit_members(data, fold, 2, workers=w, width=8, epochs=1) for w in (1, 2))
@@ -226,3 +230,29 @@ def test_a_rebuilt_model_answers_alike() -> None:
     again = OutcomeModel.rebuild(model.state_dict(), model.horizon)
     for a, b in zip(expected(model), expected(again), strict=True):
         assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("users", "clear", "longer"), [(3_000, True, 4), (3_000, False, 1), (25_000, True, 1)]
+)
+def test_tiny_logs_say_how_long_to_learn(
+    users: int, clear: bool, longer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four times as long where it serves users held out; larger logs are not asked."""
+    log = made_log(users, FEW, percent=False, seed=1)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (users, 3, 2))
+    wave = np.sin(4 * x[:, :2]).prod(axis=2) > 0
+    active = wave if clear else rng.random(wave.shape) < 0.5
+    data = panel(replace(log, obs=x, reward=active.astype(float), cost=np.zeros(wave.shape)))
+    asked = []
+    real = response.fit_outcomes
+
+    def counted(*args: Any, longer: int, **settings: Any) -> OutcomeModel:
+        asked.append(longer)
+        return real(*args, longer=longer, **settings)
+
+    monkeypatch.setattr(response, "fit_outcomes", counted)
+    fit_members(data, torch.arange(users) % 2, 2, width=32, epochs=1)
+    assert asked[-2:] == [longer, longer]
+    assert len(asked) == (2 if users > 20_000 else 4)

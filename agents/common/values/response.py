@@ -35,6 +35,7 @@ _DOSE_SCALES = (1 / 8, 3 / 8, 9 / 8)  # of the largest dose
 # Gradient steps: below the first two numbers small logs pass twice as often; 200,000 users of a
 # month fill the last, and more users then pass fewer times.
 _LEAST_STEPS, _FEW_STEPS, _MOST_STEPS = 300, 6_000, 64_000
+_TINY = 20_000  # user-days; so few are asked whether longer is better
 _NEVER = -1e4  # log-probability of an outcome that an incentive never had
 
 
@@ -151,6 +152,7 @@ def fit_outcomes(
     epochs: float = 8,
     batch: int = 512,
     lr: float = 3e-3,
+    longer: int = 1,
     seed: int = 0,
     track: Track = no_track,
     tag: str = "outcomes",
@@ -160,6 +162,7 @@ def fit_outcomes(
 
     Args:
         epochs: passes over the user-days of a large log; of a small one up to twice as many.
+        longer: multiple of these.
         lr: for a width of 128; narrow networks learn faster in proportion (Yang et al., Tensor
             Programs V, 2021), up to four times.
     """
@@ -168,7 +171,7 @@ def fit_outcomes(
     with seeded(seed):
         model = _initial(data, rows, width)
     passes = math.ceil(epochs * len(rows) / batch)
-    steps = min(max(passes, min(2 * passes, _FEW_STEPS), _LEAST_STEPS), _MOST_STEPS)
+    steps = longer * min(max(passes, min(2 * passes, _FEW_STEPS), _LEAST_STEPS), _MOST_STEPS)
     users_of, days_of = rows // data.horizon, rows % data.horizon
 
     def loss(index: Tensor) -> Tensor:
@@ -207,12 +210,14 @@ def fit_members(
         workers: threads; the result does not depend on their number.
         settings: of `fit_outcomes`.
     """
+    longer = _longer(data, fold, seed, settings) if members > 1 else 1
 
     def fit(f: int) -> tuple[OutcomeModel, list[tuple[str, float, int]]]:
         curve: list[tuple[str, float, int]] = []
         model = fit_outcomes(
-            data, ((fold != f) | (members == 1)).nonzero()[:, 0], seed=seed * 1000 + f,
-            track=lambda *point: curve.append(point), tag=f"outcomes/member_{f}",
+            data, ((fold != f) | (members == 1)).nonzero()[:, 0], longer=longer,
+            seed=seed * 1000 + f, track=lambda *point: curve.append(point),
+            tag=f"outcomes/member_{f}",
             progress=f"outcome model {f + 1}/{members}" if progress else None, **settings,
         )  # fmt: skip
         return model, curve
@@ -224,6 +229,29 @@ def fit_members(
             for point in curve:
                 track(*point)
     return models
+
+
+def _longer(
+    data: Panel,
+    fold: Tensor,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> int:
+    """How many times longer the members of a tiny log learn: 4, if users held out say so, or 1.
+
+    What a few thousand user-days tell differs by orders of magnitude between campaigns.
+    """
+    learn, held = (fold != 0).nonzero()[:, 0], (fold == 0).nonzero()[:, 0]
+    if len(data.user_days(learn)) > _TINY:
+        return 1
+    rows = data.user_days(held)
+    user, day = rows // data.horizon, rows % data.horizon
+    losses = {}
+    for longer in (1, 4):
+        model = fit_outcomes(data, learn, longer=longer, seed=seed * 1000, **settings)
+        x = model.inputs(data.obs[user, day], day)
+        losses[longer] = float(outcome_loss(model, data, x, user, day))
+    return min(losses, key=losses.__getitem__)
 
 
 def outcome_loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: Tensor) -> Tensor:
