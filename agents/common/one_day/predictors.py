@@ -125,9 +125,8 @@ def fit_predictor(
     if kind == "outcomes":
         data = panel(log)
         outcomes = fit_outcomes(
-            data, rows.user.unique(), width=width, epochs=fitting.epochs, batch=fitting.batch,
-            seed=fitting.seed, track=fitting.track, tag=name,
-            progress=name if fitting.progress else None,
+            data, rows.user.unique(), width=width, epochs=fitting.epochs, seed=fitting.seed,
+            track=fitting.track, tag=name, progress=name if fitting.progress else None,
         )  # fmt: skip
         return OutcomePredictor(outcomes, data)
     if kind not in ("multi_task", "linear"):
