@@ -116,7 +116,7 @@ def of_studies(folder: Path) -> Iterator[tuple[str, Figure]]:
         yield "mixing", study_figures.mixing(json.loads((folder / "mixing.json").read_text()))
     for path in sorted(folder.rglob("one_shot/*/one_shot.json")):
         place = path.parent.relative_to(folder)
-        for name, fig in one_shot_figures.figures(path.parent.name, json.loads(path.read_text())):
+        for name, fig in one_shot_figures.figures(json.loads(path.read_text())):
             yield str(place / name), fig
 
 

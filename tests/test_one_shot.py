@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib")
 from trial_files import criteo_file, e_mail_file, promotions  # noqa: E402
 
 from experiments import one_shot  # noqa: E402
+from experiments.plots import one_shot_figures  # noqa: E402
 from experiments.reporting.runs import find_runs  # noqa: E402
 from experiments.trials import one_shot_lbcf, one_shot_methods  # noqa: E402
 from experiments.trials.one_shot_methods import Entry  # noqa: E402
@@ -61,7 +62,9 @@ def test_networks_without_a_hidden_layer(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Entry, "fit", fit)
     monkeypatch.setitem(one_shot_methods.SETTINGS, "lbcf-linear", {**TINY, "network": "linear"})
     for data in ("lbcf", "lbcf-linear"):
-        assert played(tmp_path, data, *LBCF, "--methods", "two_stage")["regrets"]
+        tables = played(tmp_path, data, *LBCF, "--methods", "two_stage")
+        assert [name for name, _ in one_shot_figures.figures(tables)] == ["regret"]
+        assert (tmp_path / data / "regret.png").exists()
     assert ["shared" in found for found in layers] == [True] * 2 + [False] * 2
 
 

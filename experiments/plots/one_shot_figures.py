@@ -31,16 +31,16 @@ Row = dict[str, Any]
 Dot = tuple[str, str, float, float, float]  # name, kind, value, ends of its interval
 
 
-def draw(data: str, tables: Mapping[str, Any], folder: Path) -> None:
-    """Write all figures of a kind of data as PNG and SVG."""
+def draw(tables: Mapping[str, Any], folder: Path) -> None:
+    """Write all figures of a comparison as PNG and SVG."""
     with matplotlib.rc_context(LOOK):
-        for name, figure in figures(data, tables):
+        for name, figure in figures(tables):
             save(figure, folder / name)
 
 
-def figures(data: str, tables: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     """Figures by file name; none where there are no numbers."""
-    if data == "lbcf":
+    if "regrets" in tables:
         if tables["regrets"]:
             yield "regret", regret(tables["regrets"])
         if tables["contrasts"]:

@@ -34,7 +34,7 @@ def write(folder: Path, made_by: Mapping[str, Any]) -> str:
     title = TITLES[folder.name]
     text = "\n".join([f"# {title}\n", *_document(data, tables, says, failed, len(runs), made_by)])
     (folder / "one_shot.md").write_text(text)
-    one_shot_figures.draw(data, tables, folder)
+    one_shot_figures.draw(tables, folder)
     return text
 
 
