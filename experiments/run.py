@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ from marketing_env.evaluate import Reference
 from marketing_env.rollout import days
 from marketing_env.users import concatenate
 
+_STATES = ("engagement", "recency", "fatigue")
+
 Estimates = Callable[[Sequence[Policy]], Sequence[Mapping[str, Any]]]
 """From the policies of all budgets to what a log alone says of each, by estimator."""
 
@@ -78,8 +80,19 @@ def budgets(setting: Setting) -> tuple[float, ...]:
     return tuple(share * top for share in setting.budget_shares)
 
 
+class Shown(NamedTuple):
+    """One campaign of a policy."""
+
+    cost: np.ndarray  # (T,) of a day, per user
+    reward: np.ndarray  # (T,)
+    given: Mapping[str, Mapping[float, np.ndarray]]  # by state and level: user-days, incentives
+
+
 class Judge:
     """Evaluates policies of one setting on the same fresh users, beside their exact optimum.
+
+    A mixture is worth the weighted mean of its parts: each of them is simulated on all users, so
+    that neither chance, who follows which part, nor another mixture of the same parts costs more.
 
     Args:
         truth: file that keeps the exact optimum, which takes minutes, for the next judge.
@@ -89,6 +102,9 @@ class Judge:
         self.setting, self.config = setting, campaign(setting)
         self.budgets = budgets(setting)
         self.bar = tqdm(desc="judging", unit="campaign", disable=None if progress else True)
+        # What is known of policies, by their id; kept with them, so that no other gets the id.
+        self.known: dict[int, tuple[Policy, Evaluation]] = {}
+        self.seen: dict[int, tuple[Policy | Reference, Shown]] = {}
         self.idle = self.evaluate(ConstantPolicy(0, self.config.n_actions))
         self.best = self._optimum(truth)
 
@@ -110,6 +126,37 @@ class Judge:
         return best
 
     def evaluate(self, policy: Policy | Reference, budget: float = np.inf) -> Evaluation:
+        """Under a hard limit parts of a mixture compete for the same money: it is served whole."""
+        if budget == np.inf and isinstance(policy, MixedPolicy):
+            return averaged([self._part(part) for part in policy.policies], policy.weights)
+        return self._simulated(policy, budget)
+
+    def _part(self, policy: Policy) -> Evaluation:
+        if id(policy) not in self.known:
+            self.known[id(policy)] = policy, self._simulated(policy)
+        return self.known[id(policy)][1]
+
+    def shown(self, policy: Policy | Reference) -> Shown:
+        """One campaign of the first population in detail."""
+        if id(policy) not in self.seen:
+            self.seen[id(policy)] = policy, self._watched(policy)
+        return self.seen[id(policy)][1]
+
+    def _watched(self, policy: Policy | Reference) -> Shown:
+        config, seed = self.config, self.setting.test_seeds[0]
+        users = sample_users(config, self.setting.test_users, seed)
+        acting = policy.for_users(users) if isinstance(policy, Reference) else policy
+        run_days = list(days(acting, config, users, seed))
+        column = config.n_features
+        given = np.concatenate([config.doses[d.action] for d in run_days])
+        states = np.concatenate([d.view.obs[:, column : column + 3] for d in run_days])
+        return Shown(
+            cost=np.array([d.cost.mean() for d in run_days]),
+            reward=np.array([d.reward.mean() for d in run_days]),
+            given={name: _by_level(states[:, i], given) for i, name in enumerate(_STATES)},
+        )
+
+    def _simulated(self, policy: Policy | Reference, budget: float = np.inf) -> Evaluation:
         s = self.setting
         found = evaluate(
             policy, self.config, n_users=s.test_users, seeds=s.test_seeds, budget=budget,
@@ -153,6 +200,22 @@ class Judge:
             "spend_share_hard_limit": float(found.cost.mean()) / budget,
             "refused_share": float(found.refused.mean()),
         }
+
+
+def _by_level(level: np.ndarray, given: np.ndarray) -> dict[float, np.ndarray]:
+    """Number of user-days and sum of incentives at each level of a state."""
+    values, at = np.unique(level, return_inverse=True)
+    sums = np.stack([np.bincount(at), np.bincount(at, given)], axis=1)
+    return dict(zip(values.tolist(), sums, strict=True))
+
+
+def averaged(parts: Sequence[Evaluation], weights: np.ndarray) -> Evaluation:
+    """Expected values of a mixture over who follows which of its parts."""
+    reward, cost, contacts, refused = (
+        weights @ np.stack([getattr(part, name) for part in parts])
+        for name in ("reward", "cost", "contacts", "refused")
+    )
+    return Evaluation(reward, cost, contacts, refused, parts[0].seeds)
 
 
 def train(
@@ -266,20 +329,15 @@ def references(
 
 
 def example(judge: Judge, policy: Policy | Reference) -> dict[str, Any]:
-    """One campaign in detail: spend by day, and the mean incentive in each state."""
-    config = judge.config
-    users = sample_users(config, judge.setting.test_users, judge.setting.test_seeds[0])
-    acting = policy.for_users(users) if isinstance(policy, Reference) else policy
-    run_days = list(days(acting, config, users, judge.setting.test_seeds[0]))
-    column = config.n_features
-    given = np.concatenate([config.doses[d.action] for d in run_days])
-    states = np.concatenate([d.view.obs[:, column : column + 3] for d in run_days])
+    """Spend by day, and the mean incentive in each state, of the first population's campaign."""
+    mixture = policy if isinstance(policy, MixedPolicy) else None
+    parts = [judge.shown(part) for part in (mixture.policies if mixture else (policy,))]
+    weights = mixture.weights if mixture else np.ones(1)
     return {
-        "cost_by_day": [float(d.cost.mean()) for d in run_days],
-        "reward_by_day": [float(d.reward.mean()) for d in run_days],
+        "cost_by_day": (weights @ np.stack([part.cost for part in parts])).tolist(),
+        "reward_by_day": (weights @ np.stack([part.reward for part in parts])).tolist(),
         "incentive_by_state": {
-            name: _means(states[:, i], given)
-            for i, name in enumerate(("engagement", "recency", "fatigue"))
+            name: _means(weights, [part.given[name] for part in parts]) for name in _STATES
         },
     }
 
@@ -289,7 +347,11 @@ def _rounded(values: np.ndarray) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def _means(level: np.ndarray, given: np.ndarray) -> dict[str, float]:
+def _means(weights: np.ndarray, parts: Sequence[Mapping[float, np.ndarray]]) -> dict[str, float]:
     """Mean incentive at each level of a state, by the level's value in [0, 1]."""
-    values = np.unique(level)
-    return {f"{v:.3f}": float(given[level == v].mean()) for v in values}
+    levels = sorted(set().union(*parts))
+    totals = {
+        v: sum(w * part[v] for w, part in zip(weights, parts, strict=True) if v in part)
+        for v in levels
+    }
+    return {f"{v:.3f}": float(total[1] / total[0]) for v, total in totals.items()}

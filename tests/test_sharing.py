@@ -32,6 +32,7 @@ def test_one_pass_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
     first, alone = oracles.fit("mixed_policy", LOG, BRIEF, 0, no_track)
     second, together = oracles.fit("price_bisection", LOG, BRIEF, 0, no_track)
     assert len(passes) == 1
+    assert second.responses.policies is first.responses.policies  # judged once, too
     assert together.seconds >= alone.seconds > 0
     assert together.cpu_seconds >= alone.cpu_seconds > 0
     np.testing.assert_array_equal(second.responses.frontier.value, first.responses.frontier.value)

@@ -155,9 +155,16 @@ class FactoredMember:
         net = self.days[back]
         heads = slice(None) if head is None else head + g * torch.arange(d)
         h = net.trunk(nn.functional.pad(self._inputs(obs, day), (0, AGE)))
-        future = [self._mean_value(net, h, now.probability[:, a], a, heads) for a in range(k)]
+        # sum_y P(y|s,a) hidden(s,a,y): the layer after it is linear, and needed once.
+        z = h.new_zeros(n, k, h.shape[1])
+        for a, y in self.outcomes.seen.nonzero().tolist():
+            hidden = nn.functional.silu(h + net.shift[a, y])
+            z[:, a].addcmul_(now.probability[:, a, y, None], hidden)
+        standard = nn.functional.linear(z, net.head.weight[heads], net.head.bias[heads])
+        spread, centre = net.spread.flatten()[heads], net.centre.flatten()[heads]
+        future = torch.addcmul(centre, standard, spread).unflatten(-1, (d, -1))
         relative = net.relative(self._size(obs, day, now))[:, None]
-        return measured[..., None] + torch.stack(future, dim=1).unflatten(-1, (d, -1)) * relative
+        return torch.addcmul(measured[..., None], future, relative)
 
     def _nothing(self) -> NextValue:
         """What a morning is worth after which nobody is seen."""
@@ -176,17 +183,6 @@ class FactoredMember:
 
     def _inputs(self, obs: Tensor, day: int) -> Tensor:
         return self.outcomes.inputs(obs, torch.full((len(obs),), day, device=obs.device))
-
-    def _mean_value(
-        self, net: NextValue, h: Tensor, probability: Tensor, action: int, heads: Tensor | slice
-    ) -> Tensor:
-        """sum_y P(y|s,a) G(s,a,y), (n, D * heads); the last layer is linear and needed once."""
-        z = torch.zeros_like(h)
-        for y in self.outcomes.seen[action].nonzero()[:, 0]:
-            hidden = nn.functional.silu(h + net.shift[action, y])
-            z.addcmul_(probability[:, y, None], hidden)
-        standard = nn.functional.linear(z, net.head.weight[heads], net.head.bias[heads])
-        return standard * net.spread.flatten()[heads] + net.centre.flatten()[heads]
 
     def state(self) -> dict[str, Tensor]:
         """Everything that `rebuild` needs."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -126,7 +127,12 @@ class FamilyModel:
         """
         weight = self.frontier.mix((budget,)).weight
         used = np.flatnonzero(weight)
-        return MixedPolicy([self._follow(k) for k in used.tolist()], weight[used])
+        return MixedPolicy([self.policies[k] for k in used], weight[used])
+
+    @cached_property
+    def policies(self) -> tuple[Policy, ...]:
+        """One for each price; mixtures share them, so that each is evaluated once."""
+        return tuple(self._follow(head) for head in range(len(self.frontier.price)))
 
     def forecast(self, budget: float) -> Forecast:
         """What held-out users say of `policy(budget)`, with errors."""

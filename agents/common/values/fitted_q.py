@@ -30,7 +30,7 @@ from agents.common.nets import Track, no_track
 from agents.common.tensors import Panel
 
 AGE = 3  # columns of `Lesson.age`
-ROWS = 8192  # users valued at once, so that intermediate arrays stay small
+ROWS = 4096  # users valued at once, so that intermediate arrays stay small
 
 
 class Lesson(NamedTuple):
@@ -166,11 +166,18 @@ def backward_pass(
         def values(obs: Tensor, user: Tensor, day: int) -> Tensor:
             if day == data.horizon:
                 return torch.zeros(len(obs), *shape, device=obs.device)
+            parts = [
+                (f, rows) for f in range(len(members))
+                for rows in (fold[user] == f).nonzero()[:, 0].split(ROWS)
+            ]  # fmt: skip
             jobs = pool.map(
-                lambda obs, user: _values(members, obs, user, day, fold, choose),
-                obs.split(ROWS), user.split(ROWS),
-            )  # fmt: skip
-            return torch.cat(list(jobs))
+                lambda part: _values(members, part[0], obs[part[1]], user[part[1]], day, choose),
+                parts,
+            )
+            result = torch.empty(len(obs), *shape, device=obs.device)
+            for (_, rows), found in zip(parts, jobs, strict=True):
+                result[rows] = found
+            return result
 
         for day in tqdm(days, progress, unit="day", disable=True if progress is None else None):
             here = data.valid[:, day].nonzero()[:, 0]
@@ -228,14 +235,10 @@ def lesson_of(data: Panel, user: Tensor, then: Tensor, day: int, following: Tens
 
 @torch.no_grad()
 def _values(
-    members: Sequence[Member], obs: Tensor, user: Tensor, day: int, fold: Tensor, choose: Choose
+    members: Sequence[Member], f: int, obs: Tensor, user: Tensor, day: int, choose: Choose
 ) -> Tensor:
-    """V[day], (n, D, G): chosen by the members that saw the user, valued by the other."""
-    q = ActionValues(members).members(obs, day)
-    value = torch.empty_like(q[0, :, 0])
-    for f in range(len(q)):
-        others = [e for e in range(len(q)) if e != f] or [f]
-        mine = (fold[user] == f).nonzero()[:, 0]
-        probability = choose(q[others][:, mine], obs[mine], user[mine], day)
-        value[mine] = (q[f, mine] * probability[:, :, None]).sum(1)
-    return value
+    """V[day], (n, D, G), of users of fold f: chosen by the members that saw them, valued by f."""
+    q = [member.q(obs, day) for member in members]
+    others = q[:f] + q[f + 1 :] or q
+    probability = choose(torch.stack(others), obs, user, day)
+    return (q[f] * probability[:, :, None]).sum(1)

@@ -94,7 +94,9 @@ class Responses:
         return MixedPolicy([self.policies[k] for k in used], np.asarray(weight)[used])
 
     def planned(self, risk: float, leeway: float) -> Responses:
-        """The same responses, for plans of another caution."""
+        """The same responses, for plans of this caution."""
+        if (risk, leeway) == (self.frontier.risk, self.frontier.leeway):
+            return self
         return replace(self, frontier=replace(self.frontier, risk=risk, leeway=leeway))
 
     def save(
