@@ -51,6 +51,12 @@ def test_references_variants_and_methods_with_a_simulator_are_no_baselines(
     assert found == ["dfcl", "my_lab.thrifty"]
 
 
+def test_variants_are_no_baselines_beside_a_larger_family() -> None:
+    runs = [made_up(f"d3rlpy_{name}", config={"algorithm": name}) for name in ("cql", "bcq")]
+    runs += [made_up("mixed_policy", config=OPTIONS), made_up("brief", config=OPTIONS)]
+    assert set(verdict.baselines(by_method(runs), "mixed_policy")) == {"d3rlpy_cql", "d3rlpy_bcq"}
+
+
 def test_a_setting_without_the_main_method_has_no_duel() -> None:
     settings = {Path("a"): [made_up("mixed_policy"), made_up("dfcl")], Path("b"): [made_up("dfcl")]}
     assert [d.setting for d in verdict.duels(settings, "mixed_policy")] == ["a"]
@@ -81,6 +87,7 @@ def test_a_clean_sweep_is_said_and_so_is_its_lack() -> None:
     found = report_page.verdict("main", mixed)
     assert found is not None
     assert "Mixed policy beats every offline baseline at every budget in 0 of 1" in found.said
+    assert found.said.endswith("clearly behind 2 times (greedy uplift 2).")
     assert [says.split(" (")[0] for says in found.exceptions] == [
         "a: behind greedy uplift at a budget of 10 %",
         "a: not clearly ahead of dfcl at a budget of 10 %",

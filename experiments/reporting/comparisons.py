@@ -92,6 +92,16 @@ def variants(groups: Groups) -> Variants | None:
     return None
 
 
+def variants_of(groups: Groups, main: str) -> set[str]:
+    """Rows that are a method with other options, and bear no method's name."""
+    methods, options = method_names(), sorted(groups[main][0].get("config") or ())
+    return {
+        row for row, runs in groups.items()
+        if options and sorted(runs[0].get("config") or ()) == options
+        and row not in methods and "." not in row
+    }  # fmt: skip
+
+
 def _distance(family: Mapping[str, Mapping[str, Any]], row: str) -> int:
     return sum(len(_changes(config, family[row])) for config in family.values())
 

@@ -21,7 +21,7 @@ from experiments.reporting.runs import (
     setting_of,
 )
 from experiments.reporting.table import about_setting
-from experiments.reporting.verdict import AHEAD, BEHIND, OPEN, Duel, by_setting, duels, points
+from experiments.reporting.verdict import BEHIND, OPEN, Duel, by_setting, duels, points, said
 from experiments.settings import SUITES
 
 Settings = Mapping[Path, Sequence[Run]]
@@ -44,25 +44,10 @@ def verdict(suite: str, settings: Settings) -> Verdict | None:
         return None
     groups = by_setting(found)
     return Verdict(
-        suite, _said(shown_name(main).capitalize(), found),
+        suite, said(shown_name(main).capitalize(), found),
         [*_exceptions(found), *_alone(settings, groups)],
         report_tables.closest(suite, found, main), report_tables.every_duel(suite, found, main),
     )  # fmt: skip
-
-
-def _said(name: str, found: Sequence[Duel]) -> str:
-    groups = by_setting(found)
-    won = sum(all(duel.wins for duel in group) for group in groups.values())
-    where = f"all {len(groups)}" if won == len(groups) else f"{won} of {len(groups)}"
-    outcomes = Counter(duel.outcome(b) for duel in found for b in range(len(duel.shares)))
-    others = len({duel.baseline for duel in found})
-    return (
-        f"{name} beats every offline baseline at every budget in {where} compared settings, with"
-        f" the 95 % interval of the difference clear of zero. Against {others}"
-        f" baseline{'s' * (others > 1)}, setting by setting and budget by budget, it is clearly"
-        f" ahead {outcomes[AHEAD]} times, not clearly different {outcomes[OPEN]} times, clearly"
-        f" behind {outcomes[BEHIND]} times."
-    )
 
 
 def _exceptions(found: Sequence[Duel]) -> Iterator[str]:
@@ -221,12 +206,12 @@ def _old(found: Settings) -> Iterator[str]:
 
 def versions(runs: Sequence[Run]) -> Table:
     """Which versions, on which machines."""
-    said = Counter(
+    count = Counter(
         (run.get("python", "?"), tuple(run.get("versions", {}).items()), run.get("machine", "?"))
         for run in runs
     )
     rows = [
         {"machine": machine, "python": python, **dict(packages), "runs": str(n)}
-        for (python, packages, machine), n in said.items()
+        for (python, packages, machine), n in count.items()
     ]
     return report_tables.make("versions", "Machines and versions.", rows)

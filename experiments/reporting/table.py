@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.plots.titles import main_method
 from experiments.reporting.comparisons import (
     AXES,
     Line,
@@ -29,6 +30,7 @@ from experiments.reporting.runs import (
     pooled,
     setting_of,
 )
+from experiments.reporting.verdict import duels, said
 
 _NOTE = (
     "Scores: 100 is the exact optimum at the budget, 0 is no incentives; ± is 1.96 standard errors"
@@ -66,7 +68,10 @@ def summary_table(settings: Mapping[Path, Sequence[Run]], whole: str) -> str:
     heads = ["method", *(name.replace("-", "<br>") for name in groups)]
     commits = ", ".join(sorted({f"`{maker['commit']}`" for maker in _makers(settings)}))
     made = f"Tabulated by `python -m experiments.plot` from runs at {commits}; [commands]({whole})."
-    return "\n\n".join([_markdown(heads, rows), f"{_NOTE} {made}"])
+    main = main_method(every)
+    found = duels(settings, main)
+    told = [said(f"`{main}`", found)] if found else []
+    return "\n\n".join([_markdown(heads, rows), *told, f"{_NOTE} {made}"])
 
 
 def readme_table(text: str, name: str, table: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,8 @@ import numpy as np
 
 import agents
 from experiments.methods import method_names
-from experiments.reporting.comparisons import variants
+from experiments.plots.titles import shown_name
+from experiments.reporting.comparisons import variants_of
 from experiments.reporting.runs import REFERENCES, Groups, Run, by_method
 from experiments.reporting.statistics import Difference, difference
 
@@ -39,9 +41,8 @@ class Duel(NamedTuple):
 
 def baselines(groups: Groups, main: str) -> list[str]:
     """Methods that learn from the log alone: no references, no variants of the main method."""
-    found = variants(groups)
-    own = set(found.changes) if found and found.base == main else set()
-    return [m for m in groups if m not in {main, *REFERENCES, *own} and _is_offline(m)]
+    others = {main, *REFERENCES, *variants_of(groups, main)}
+    return [m for m in groups if m not in others and _is_offline(m)]
 
 
 def _is_offline(method: str) -> bool:
@@ -76,6 +77,26 @@ def by_setting(found: Iterable[Duel]) -> dict[str, list[Duel]]:
     for duel in found:
         groups.setdefault(duel.setting, []).append(duel)
     return groups
+
+
+def said(name: str, found: Sequence[Duel]) -> str:
+    """The outcome of all duels in two sentences."""
+    groups = by_setting(found)
+    won = sum(all(duel.wins for duel in group) for group in groups.values())
+    where = f"all {len(groups)}" if won == len(groups) else f"{won} of {len(groups)}"
+    outcomes = Counter(duel.outcome(b) for duel in found for b in range(len(duel.shares)))
+    lost = Counter(
+        d.baseline for d in found for b in range(len(d.shares)) if d.outcome(b) == BEHIND
+    )
+    to = ", ".join(f"{shown_name(other)} {times}" for other, times in lost.most_common())
+    others = len({duel.baseline for duel in found})
+    return (
+        f"{name} beats every offline baseline at every budget in {where} compared settings, with"
+        f" the 95 % interval of the difference clear of zero. Against {others}"
+        f" baseline{'s' * (others > 1)}, setting by setting and budget by budget, it is clearly"
+        f" ahead {outcomes[AHEAD]} times, not clearly different {outcomes[OPEN]} times, clearly"
+        f" behind {outcomes[BEHIND]} times{f' ({to})' * bool(to)}."
+    )
 
 
 def points(d: Difference, budget: int) -> str:
