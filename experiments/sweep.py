@@ -14,6 +14,7 @@ each.
 from __future__ import annotations
 
 import json
+import math
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -256,10 +257,15 @@ class Pace:
         return sum(means.get(row, other) for row in rows) / busy
 
     def _read(self) -> None:
-        for path in self.folder.glob("*/*-*.json"):
+        """A run takes no longer than since its job's last: players of a game share a training."""
+        last: dict[tuple[Path, str], float] = {}
+        for ended, path in sorted((p.stat().st_mtime, p) for p in self.folder.glob("*/*-*.json")):
+            job = path.parent, path.stem.rpartition("-")[2]
             if path not in self.seconds:
                 run = json.loads(path.read_text())
-                self.seconds[path] = run["seconds"] + run.get("judge_seconds", 0.0)
+                alone = run["seconds"] + run.get("judge_seconds", 0.0)
+                self.seconds[path] = min(alone, ended - last.get(job, -math.inf))
+            last[job] = ended
 
 
 def main(argv: Sequence[str] | None = None) -> None:

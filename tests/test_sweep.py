@@ -152,7 +152,10 @@ def test_what_is_left_is_told_from_what_is_done(tmp_path: Path) -> None:
     write_json(tmp_path / "toy" / "mixed_policy-0.json", slow)
     # Two more of 100 s, and three of a method that nobody has timed yet.
     assert pace.left(todo, workers=2) == pytest.approx(250)
-    put(tmp_path / "toy", made_up("greedy_uplift", 0) | {"seconds": 10.0})
+    # It took 10 s, though alone it would have taken 70: the other's training served it too.
+    put(tmp_path / "toy", made_up("greedy_uplift", 0) | {"seconds": 70.0})
+    ended = (tmp_path / "toy" / "mixed_policy-0.json").stat().st_mtime + 10
+    os.utime(tmp_path / "toy" / "greedy_uplift-0.json", (ended, ended))
     assert pace.left(todo[1:], workers=2) == pytest.approx(110)
     assert pace.left(todo[1:], workers=9) == pytest.approx(110)
     assert pace.says(todo[1:2], todo[1:], 2) == "about 2 min left; now toy, seed 1: mixed_policy"

@@ -216,7 +216,7 @@ def fit_members(
     def fit(f: int) -> tuple[OutcomeModel, list[tuple[str, float, int]]]:
         curve: list[tuple[str, float, int]] = []
         model = fit_outcomes(
-            data, ((fold != f) | (members == 1)).nonzero()[:, 0], longer=longer,
+            data, seen_by(fold, f, members).nonzero()[:, 0], longer=longer,
             seed=seed * 1000 + f, track=lambda *point: curve.append(point),
             tag=f"outcomes/member_{f}",
             progress=f"outcome model {f + 1}/{members}" if progress else None, **settings,
