@@ -34,6 +34,8 @@ from experiments.reporting.runs import REFERENCES
 from experiments.results import ROOT
 from experiments.settings import METHODS, SUITES, Setting, Suite
 
+_FREE = range(10, 800)  # training seeds that no trial has, and no judged population
+
 
 @dataclass(frozen=True)
 class Options:
@@ -47,7 +49,7 @@ class Options:
     methods: tuple[str, ...] = ()  # rows to add: files of agents/, or dotted paths of modules
     only: tuple[str, ...] = ()  # rows to run; default: all of the suite, and what is added
     settings: tuple[str, ...] = ()  # settings to run; default: all of the suite
-    seeds: tuple[int, ...] = ()  # training seeds to run; default: all of the suite
+    seeds: tuple[int, ...] = ()  # training seeds to run; default: those of the suite
     replay: bool = False  # estimate what is run now from a test log too, beside the truth
 
 
@@ -139,8 +141,8 @@ def part(suite: Suite, o: Options) -> Suite:
     """The part of a suite that was asked for, with the methods that were added.
 
     Raises:
-        ValueError: for a row, setting or seed that the suite does not have, or if an added method
-            is none.
+        ValueError: for a row or setting that the suite does not have, a seed of trials or
+            populations, or if an added method is none.
     """
     for name in o.methods:
         method(name)
@@ -148,17 +150,23 @@ def part(suite: Suite, o: Options) -> Suite:
     known = {
         "only": (*suite.methods, *REFERENCES),
         "settings": tuple(s.name for s in suite.settings),
-        "seeds": suite.seeds,
     }
     for option, allowed in known.items():
         for name in getattr(o, option):
             if name not in allowed:
-                raise ValueError(f"--{option} {name}: allowed are {', '.join(map(str, allowed))}")
+                raise ValueError(f"--{option} {name}: allowed are {', '.join(allowed)}")
+    for seed in o.seeds:
+        if seed not in suite.seeds and seed not in _FREE:
+            own = ", ".join(map(str, suite.seeds))
+            raise ValueError(
+                f"--seeds {seed}: allowed are {own} and {_FREE[0]} to {_FREE[-1]}; trials and"
+                " judged populations have the others"
+            )
     return replace(
         suite,
         methods=tuple(m for m in suite.methods if not o.only or m in o.only),
         settings=tuple(s for s in suite.settings if not o.settings or s.name in o.settings),
-        seeds=tuple(s for s in suite.seeds if not o.seeds or s in o.seeds),
+        seeds=o.seeds or suite.seeds,
         references=suite.references and (not o.only or bool({*REFERENCES} & {*o.only})),
     )
 

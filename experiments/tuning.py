@@ -16,7 +16,7 @@ from marketing_env import preset
 Trial = Mapping[str, Any]  # settings that differ from the present ones
 
 BASE = SUITES["small"]
-# Below the seeds of logs (10 to 29) and populations (1,000 to 1,019) that results are made of.
+# None is a seed of the logs (10 and more) or populations (1,000 to 1,019) that results are made of.
 LOG_SEEDS = (0, 1)
 POPULATIONS = tuple(range(800, 810))
 

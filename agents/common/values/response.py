@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from agents.common.nets import Track, minimise, mlp, no_track, seeded, standardised
 from agents.common.tensors import Panel
+from agents.common.values.fitted_q import seen_by
 
 _DOSE_SCALES = (1 / 8, 3 / 8, 9 / 8)  # of the largest dose
 # Gradient steps: below the first two numbers small logs pass twice as often; 200,000 users of a
