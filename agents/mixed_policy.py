@@ -32,7 +32,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ import numpy as np
 from agents.common import files
 from agents.common.games.frontier import Frontier
 from agents.common.nets import Track, no_track
-from agents.common.types import Forecast
+from agents.common.types import Array, Forecast
 from agents.common.values.acting import PacedMixture
 from agents.common.values.responses import Responses, Settings, learn_responses
 from agents.common.values.support import Support
@@ -92,6 +92,10 @@ class Model:
     def forecast(self, budget: float, contacts: float = np.inf) -> Forecast:
         """What the model expects of `policy(budget, contacts)`, with errors and certificate."""
         return self.frontier.forecast(self._limits(budget, contacts))
+
+    def for_users(self, obs: Array) -> Model:
+        """The same model, planned for users of whom (n, d) observations of day 0 are known."""
+        return replace(self, responses=self.responses.for_users(obs))
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `model.json`."""

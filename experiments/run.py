@@ -33,6 +33,7 @@ from marketing_env import (
     Policy,
     ProductionPolicy,
     RandomPolicy,
+    dynamics,
     evaluate,
     optimum,
     plan,
@@ -107,6 +108,13 @@ class Judge:
         self.seen: dict[int, tuple[Policy | Reference, Shown]] = {}
         self.idle = self.evaluate(ConstantPolicy(0, self.config.n_actions))
         self.best = self._optimum(truth)
+
+    @property
+    def mornings(self) -> np.ndarray:
+        """(n, d) what is seen of all judged users before the first decision."""
+        s = self.setting
+        users = concatenate([sample_users(self.config, s.test_users, i) for i in s.test_seeds])
+        return dynamics.observe(self.config, users, users.start, 0)
 
     def _optimum(self, truth: Path | None) -> Optimum:
         s = self.setting
@@ -290,6 +298,8 @@ def run(
 
 def judged(model: Model, judge: Judge, estimates: Estimates | None) -> list[dict[str, Any]]:
     """A row for every budget: what the policy is worth, what was forecast, what it does."""
+    if hasattr(model, "for_users"):  # methods that plan every morning see these users anyway
+        model = model.for_users(judge.mornings)
     policies, rows = [model.policy(budget) for budget in judge.budgets], []
     for i, policy in enumerate(policies):
         believed = model.forecast(judge.budgets[i])

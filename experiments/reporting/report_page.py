@@ -179,6 +179,11 @@ def limits(found: Settings) -> Iterator[str]:
         )
     yield from _old(found)
     yield (
+        "All rows are judged on the same users, who may spend a few percent more or less than a"
+        " small log's own: then all rows of that log miss their budgets on the same side. A mixture"
+        " counts as the weighted mean of its parts, without the luck of who follows which."
+    )
+    yield (
         "References (exact optimum, perfect myopic) are simulated on fewer populations than the"
         " methods, with plans made for these very users."
     )

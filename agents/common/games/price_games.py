@@ -20,7 +20,7 @@ is then at least its shortfall from the optimum, and at least its overspend.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,10 @@ class Model:
         """What the model expects of `policy(budget)`, with errors and certificate."""
         weight, calls = self.mix(budget)
         return self.responses.frontier.forecast_of(weight, [budget], calls)
+
+    def for_users(self, obs: Array) -> Model:
+        """The same model, planned for users of whom (n, d) observations of day 0 are known."""
+        return replace(self, responses=self.responses.for_users(obs))
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `model.json`."""

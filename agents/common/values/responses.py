@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +34,7 @@ from agents.common.values.plain_q import PlainMember
 from agents.common.values.prices import choose_prices
 from agents.common.values.response import OutcomeModel, fit_members
 from agents.common.values.support import Support, fit_support, load_support
-from marketing_env import LoggedDataset, MixedPolicy
+from marketing_env import DayView, LoggedDataset, MixedPolicy
 
 
 @dataclass(frozen=True)
@@ -74,19 +73,20 @@ class Responses:
     n_obs: int
     pessimism: float = 0.0
     support: Support | None = field(default=None, repr=False)  # None: the log tried everything
+    # (G, 1 + m) by how much values judged by held-out users exceed what the acting members expect.
+    excess: Array | float = field(default=0.0, repr=False)
+    # One for each price; mixtures share them, so that each is evaluated once.
+    policies: tuple[BestResponse, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        responder, heads = self.responder, range(len(self.frontier.price))
+        made = tuple(BestResponse(responder, k, self.n_actions) for k in heads)
+        object.__setattr__(self, "policies", self.policies or made)
 
     @property
     def responder(self) -> Responder:
         prices = torch.tensor(self.frontier.price, dtype=torch.float32)
         return Responder(ActionValues(self.members), prices, self.support, self.pessimism)
-
-    @cached_property
-    def policies(self) -> tuple[BestResponse, ...]:
-        """One for each price; mixtures share them, so that each is evaluated once."""
-        responder = self.responder
-        return tuple(
-            BestResponse(responder, k, self.n_actions) for k in range(len(self.frontier.price))
-        )
 
     def mixed(self, weight: Array) -> MixedPolicy:
         """Each user follows response k with probability `weight[k]`, (G,)."""
@@ -95,9 +95,41 @@ class Responses:
 
     def planned(self, risk: float, leeway: float) -> Responses:
         """The same responses, for plans of this caution."""
-        if (risk, leeway) == (self.frontier.risk, self.frontier.leeway):
-            return self
         return replace(self, frontier=replace(self.frontier, risk=risk, leeway=leeway))
+
+    def for_users(self, obs: Array) -> Responses:
+        """The same responses, planned for a campaign of these users instead of the log's.
+
+        A small log's users are a draw: others may spend a tenth more. What the members expect of
+        the new users, corrected by what held-out users of the log say, takes the place of the log's
+        mean. Errors stay: what a model says of users that it never saw errs about as much as the
+        mean of those it learned from. The log's policy is assumed to add as much for the new users
+        as it did for the log's.
+
+        Args:
+            obs: (n, d) the users' observations on the first morning.
+
+        Raises:
+            ValueError: if there are no users, their columns are not the log's, or a number is not
+                finite.
+        """
+        rows = np.ascontiguousarray(obs, dtype=np.float32)
+        if rows.ndim != 2 or not len(rows):
+            raise ValueError(f"obs has shape {rows.shape}: allowed is (users, {self.n_obs})")
+        if not (finite := np.isfinite(rows)).all():
+            row, column = np.argwhere(~finite)[0]
+            raise ValueError(
+                f"obs row {row}, column {column} is {rows[row, column]}: allowed are finite numbers"
+            )
+        known, n = self.frontier, len(rows)
+        # The members share them out by chance.
+        view = DayView(rows, np.random.default_rng(0).random(n), 0, np.inf)
+        value, idle = self.responder.worth(view) + self.excess, known.idle
+        value[idle, 1:] = known.value[idle, 1:]
+        logged = known.logged.copy()
+        logged[0] += value[idle, 0] - known.value[idle, 0]
+        frontier = replace(known, value=_without_dust(value), logged=logged)
+        return replace(self, frontier=frontier)
 
     def save(
         self,
@@ -115,7 +147,8 @@ class Responses:
             tensors |= files.prefixed("support", self.support)
         arrays = {k: np.asarray(v).tolist() for k, v in asdict(self.frontier).items()}
         sizes = {"n_actions": self.n_actions, "horizon": self.horizon, "n_obs": self.n_obs}
-        meta = {"config": asdict(config), "frontier": arrays, **sizes, **more}
+        known = {"frontier": arrays, "excess": np.asarray(self.excess).tolist()}
+        meta = {"config": asdict(config), **known, **sizes, **more}
         files.save_model(folder, method, tensors, meta)
 
     @classmethod
@@ -128,8 +161,10 @@ class Responses:
             kind.rebuild(files.under(f"member.{e}", tensors), horizon) for e in range(config.folds)
         )
         support = load_support(tensors, n_obs, n_actions, horizon, config.least_support)
-        frontier = Frontier.from_lists(meta["frontier"])
-        return cls(frontier, members, n_actions, horizon, n_obs, config.pessimism, support)
+        return cls(
+            Frontier.from_lists(meta["frontier"]), members, n_actions, horizon, n_obs,
+            config.pessimism, support, np.array(meta["excess"]),
+        )  # fmt: skip
 
 
 def learn_responses(
@@ -175,7 +210,21 @@ def learn_responses(
         track("frontier/reward", reward, g)
         track("frontier/cost", cost, g)
     sizes = data.n_actions, data.horizon, data.obs.shape[-1]
-    return Responses(frontier, tuple(members), *sizes, config.pessimism, support)
+    responder = Responder(ActionValues(members), prices, support, config.pessimism)
+    excess, _ = mean_and_error(first - expected(responder, data, log.bucket), fold)
+    return Responses(frontier, tuple(members), *sizes, config.pessimism, support, excess)
+
+
+def expected(responder: Responder, data: Panel, bucket: Array) -> Tensor:
+    """(n, D, G) what the members that serve a user expect on the first day he is seen."""
+    found = torch.empty(data.n_users, 1 + responder.prices.shape[1], len(responder.prices))
+    start = data.valid.int().argmax(1)
+    for day in start.unique().tolist():
+        users = (start == day).nonzero()[:, 0]
+        obs = data.obs[users, day].cpu().numpy()
+        for rows, _, value in responder.proposals(DayView(obs, bucket[users], day, np.inf)):
+            found[users[rows]] = value.cpu()
+    return found
 
 
 def limited(data: Panel, contacts: bool) -> Tensor:
@@ -214,27 +263,36 @@ def frontier_of(
     risk: float,
     leeway: float = LEEWAY,
 ) -> Frontier:
-    """Means of V[0] over users; errors over users and between the members that judged them.
+    """What policies are worth by the values V[0] of users, (n, D, G), judged fold by fold."""
+    value, error = mean_and_error(first, fold)
+    value = _without_dust(value)
+    logged, logged_error = _logged(log, value.shape[1] - 1)
+    price = prices.double().numpy()
+    return Frontier(price, value, error, logged, logged_error, risk, leeway)
 
-    Members share most of their users and differ less than their mean errs: the delete-a-group
-    jackknife (Quenouille 1956; Kott, J. Off. Stat. 2001) multiplies their variance by (F - 1)^2.
+
+def mean_and_error(first: Tensor, fold: Tensor) -> tuple[Array, Array]:
+    """(G, D) means over users of (n, D, G) values, and their standard errors.
+
+    These are over users and between the members that judged them. Members share most of their users
+    and differ less than their mean errs: the delete-a-group jackknife (Quenouille 1956; Kott,
+    J. Off. Stat. 2001) multiplies their variance by (F - 1)^2.
     """
-    v = first.double()
+    v = first.double().cpu()
     mean, variance = v.mean(0), v.var(0) / len(v)
     folds = int(fold.max()) + 1
     if folds > 1:
         by_fold = torch.stack([v[fold == f].mean(0) for f in range(folds)])
         between = (by_fold.var(0) - folds * variance).clamp(min=0)  # beyond that of their users
         variance = variance + (folds - 1) ** 2 * between / folds
-    error = variance.sqrt()
     # In one order of memory, as after loading: sums in another one differ in their last digit.
-    value, error = mean.T.contiguous().numpy(), error.T.contiguous()
-    # Networks round to single precision: without this, giving nothing would break a budget of 0.
+    return mean.T.contiguous().numpy(), variance.sqrt().T.contiguous().numpy()
+
+
+def _without_dust(value: Array) -> Array:
+    """Networks round to single precision: so giving nothing would break a budget of 0."""
     cost = value[:, 1:]
-    value[:, 1:] = np.where(cost < 1e-6 * cost.max(axis=0), 0.0, cost)
-    logged, logged_error = _logged(log, value.shape[1] - 1)
-    price = prices.double().numpy()
-    return Frontier(price, value, error.numpy(), logged, logged_error, risk, leeway)
+    return np.column_stack([value[:, :1], np.where(cost < 1e-6 * cost.max(axis=0), 0.0, cost)])
 
 
 def _logged(log: LoggedDataset, m: int) -> tuple[Array, Array]:

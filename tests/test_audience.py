@@ -1,0 +1,81 @@
+"""Plans for the users whom a campaign will meet: what they differ in is seen on their first day."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from agents import mixed_policy, price_bisection
+from marketing_env import RandomPolicy, evaluate, preset, rollout, sample_users
+from marketing_env.dynamics import observe
+
+torch.set_num_threads(1)
+CONFIG = preset("toy")
+LOG = rollout(RandomPolicy(CONFIG.n_actions), CONFIG, 4_000, seed=1)
+SMALL: dict[str, Any] = {
+    "folds": 2, "prices": 8, "width": 32, "steps": 60, "outcome_epochs": 6, "progress": False,
+}  # fmt: skip
+BUDGET = 0.4 * LOG.spend
+
+
+@pytest.fixture(scope="module")
+def model() -> mixed_policy.Model:
+    return mixed_policy.fit(LOG, mixed_policy.Config(**SMALL), seed=0)
+
+
+def test_for_its_own_users_a_plan_stays(model: mixed_policy.Model) -> None:
+    known, same = model.frontier, model.for_users(LOG.obs[:, 0]).frontier
+    assert_allclose(same.value, known.value, rtol=0.02, atol=2e-3)
+    assert_array_equal(same.error, known.error)
+    assert_allclose(same.logged, known.logged, rtol=0.01)
+
+
+def test_forecasts_are_those_of_the_users_who_come(model: mixed_policy.Model) -> None:
+    # The half of some users for whom free spending costs most, by what is seen of them.
+    users = sample_users(CONFIG, 4_000, 7)
+    obs = observe(CONFIG, users, users.start, 0)
+    free = model.responses.policies[0]
+    spent = rollout(free, CONFIG, 4_000, 7, users=users).cost.sum(axis=1)
+    told = obs @ np.linalg.lstsq(obs, spent, rcond=None)[0]
+    chosen = told >= np.median(told)
+    plain, ours = model.frontier.value[0, 1], model.for_users(obs[chosen]).frontier.value[0, 1]
+    truth = spent[chosen].mean()
+    assert truth > 1.05 * plain
+    assert abs(ours - truth) < 0.5 * abs(plain - truth)
+
+
+def test_other_players_of_the_game_plan_so_too(model: mixed_policy.Model) -> None:
+    game = price_bisection.fit(
+        LOG, price_bisection.Config(**SMALL), seed=0, responses=model.responses
+    )
+    users = sample_users(CONFIG, 3_000, 5)
+    planned = game.for_users(observe(CONFIG, users, users.start, 0))
+    spent = evaluate(planned.policy(BUDGET), CONFIG, n_users=3_000, seeds=[5]).cost.mean()
+    assert 0 < spent < 1.1 * BUDGET
+    assert planned.responses.policies is model.responses.policies  # learned once, judged once
+
+
+def test_a_plan_is_saved_with_its_users(model: mixed_policy.Model, tmp_path: Path) -> None:
+    some, others = LOG.obs[:500, 0], LOG.obs[500:1_000, 0]
+    model.for_users(some).save(tmp_path)
+    loaded = mixed_policy.load(tmp_path)
+    assert loaded.forecast(BUDGET) == model.for_users(some).forecast(BUDGET)
+    assert loaded.for_users(others).forecast(BUDGET) == model.for_users(others).forecast(BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("obs", "says"),
+    [
+        (LOG.obs[:0, 0], r"obs has shape \(0, "),
+        (LOG.obs[:3, 0, :-1], "columns: the model learned from"),
+        (np.where(np.arange(LOG.obs.shape[2]) == 1, np.nan, LOG.obs[:3, 0]), "row 0, column 1 is"),
+    ],
+)
+def test_what_is_no_observation_is_refused(model: mixed_policy.Model, obs: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        model.for_users(obs)
