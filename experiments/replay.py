@@ -57,7 +57,8 @@ def in_simulator(model: Model, o: Options) -> list[dict[str, Any]]:
     """Rows of `experiments.run.Judge`, one per budget."""
     seeds = tuple(range(1_000, 1_000 + o.seeds))
     judge = Judge(Setting("replay", o.preset, test_users=o.users, test_seeds=seeds))
-    return [judge.row(i, model.policy(b)) for i, b in enumerate(judge.budgets)]
+    planned = judge.planned(model)
+    return [judge.row(i, planned.policy(b)) for i, b in enumerate(judge.budgets)]
 
 
 def on_log(model: Model, log: LoggedDataset, budgets: Sequence[float]) -> list[dict[str, Any]]:

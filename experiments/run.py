@@ -109,12 +109,16 @@ class Judge:
         self.idle = self.evaluate(ConstantPolicy(0, self.config.n_actions))
         self.best = self._optimum(truth)
 
-    @property
-    def mornings(self) -> np.ndarray:
-        """(n, d) what is seen of all judged users before the first decision."""
+    def planned(self, model: Model) -> Model:
+        """The model, planned for the judged users, by what is seen of them on the first day.
+
+        Methods that cannot be asked to plan every morning, or for the users of their log.
+        """
+        if not hasattr(model, "for_users"):
+            return model
         s = self.setting
         users = concatenate([sample_users(self.config, s.test_users, i) for i in s.test_seeds])
-        return dynamics.observe(self.config, users, users.start, 0)
+        return model.for_users(dynamics.observe(self.config, users, users.start, 0))
 
     def _optimum(self, truth: Path | None) -> Optimum:
         s = self.setting
@@ -298,8 +302,7 @@ def run(
 
 def judged(model: Model, judge: Judge, estimates: Estimates | None) -> list[dict[str, Any]]:
     """A row for every budget: what the policy is worth, what was forecast, what it does."""
-    if hasattr(model, "for_users"):  # methods that plan every morning see these users anyway
-        model = model.for_users(judge.mornings)
+    model = judge.planned(model)
     policies, rows = [model.policy(budget) for budget in judge.budgets], []
     for i, policy in enumerate(policies):
         believed = model.forecast(judge.budgets[i])

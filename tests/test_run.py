@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose
 from experiments import run
 from experiments.run import Judge, example
 from experiments.settings import Setting
-from marketing_env import ConstantPolicy, MixedPolicy, RandomPolicy, evaluate
+from marketing_env import ConstantPolicy, MixedPolicy, RandomPolicy, evaluate, sample_users
+from marketing_env.dynamics import observe
 
 SETTING = Setting("toy", "toy", test_users=400, test_seeds=(1_000, 1_001), repeats=1)
 
@@ -72,3 +73,16 @@ def test_the_example_is_the_mean_campaign_of_the_parts(judge: Judge) -> None:
         assert all(means[level] == pytest.approx(top) for level in own)
         assert both
         assert all(0 < means[level] < top for level in both)
+
+
+def test_plans_are_made_for_the_judged_users(judge: Judge) -> None:
+    class Asked:
+        def for_users(self, obs: Any) -> Any:
+            return obs
+
+    users = [sample_users(judge.config, SETTING.test_users, seed) for seed in SETTING.test_seeds]
+    first = [observe(judge.config, u, u.start, 0) for u in users]
+    model: Any = Asked()
+    np.testing.assert_array_equal(judge.planned(model), np.concatenate(first))
+    greedy: Any = object()
+    assert judge.planned(greedy) is greedy
