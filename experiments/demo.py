@@ -19,9 +19,11 @@ import torch
 
 from agents.common.values.ope import fitted_q_evaluation
 from experiments import cli, plot
+from experiments.campaigns import behaviour, collect
+from experiments.judging import Judge
 from experiments.reporting.tables import print_table
 from experiments.results import ROOT, provenance, write_json
-from experiments.run import Judge, behaviour, collect, references, run
+from experiments.run import references, run
 from experiments.settings import SUITES
 from marketing_env import LoggedDataset, replay, rollout
 

@@ -18,8 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.campaigns import behaviour, campaign
 from experiments.engines.on_dask import OnCluster, on_cluster
-from experiments.run import behaviour, campaign
 from experiments.settings import Behaviour, Setting
 from marketing_env import LoggedDataset, rollout, rollout_parts, save_parts
 from marketing_env.config import Array

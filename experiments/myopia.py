@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import cli
+from experiments.campaigns import budgets
 from experiments.results import ROOT, provenance, write_json
-from experiments.run import budgets
 from experiments.settings import PRESETS, Setting
 from marketing_env import CampaignConfig, preset, sample_users
 from marketing_env.config import Array

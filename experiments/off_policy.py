@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from agents.common.values.ope import FittedQEvaluation
-from experiments.run import collect
+from experiments.campaigns import collect
 from experiments.settings import Setting
 from marketing_env import ConstantPolicy, Estimate, Policy, replay
 

@@ -18,9 +18,9 @@ from agents import Model, load
 from agents.common.files import learned_columns
 from agents.common.values.ope import FittedQEvaluation
 from experiments import cli
+from experiments.judging import Judge
 from experiments.reporting.tables import print_table
 from experiments.results import provenance, write_json
-from experiments.run import Judge
 from experiments.settings import Setting
 from experiments.train import read_log
 from marketing_env import LoggedDataset, replay
@@ -54,7 +54,7 @@ class Options:
 
 
 def in_simulator(model: Model, o: Options) -> list[dict[str, Any]]:
-    """Rows of `experiments.run.Judge`, one per budget."""
+    """Rows of `experiments.judging.Judge`, one per budget."""
     seeds = tuple(range(1_000, 1_000 + o.seeds))
     judge = Judge(Setting("replay", o.preset, test_users=o.users, test_seeds=seeds))
     planned = judge.planned(model)

@@ -101,8 +101,10 @@ def work(job: Job) -> None:
     Raises:
         RuntimeError: if a run failed; the others are finished first.
     """
+    from experiments.campaigns import collect
+    from experiments.judging import Judge
     from experiments.off_policy import TestLog
-    from experiments.run import Judge, collect, references, run
+    from experiments.run import references, run
     from experiments.sharing import Oracles
 
     left = job.left

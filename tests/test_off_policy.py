@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import off_policy, sweep
+from experiments.campaigns import behaviour, campaign, collect
 from experiments.reporting.replayed import ESTIMATORS
-from experiments.run import behaviour, campaign, collect
 from experiments.settings import SUITES, Suite
 from marketing_env import ConstantPolicy, rollout
 

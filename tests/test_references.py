@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from agents.oracle import Oracle
+from experiments.campaigns import behaviour
+from experiments.judging import Judge
 from experiments.references import diluted, reference
 from experiments.reporting.runs import find_runs
-from experiments.run import Judge, behaviour, references
+from experiments.run import references
 from experiments.settings import SUITES
 from marketing_env import ConstantPolicy, RandomPolicy, evaluate, preset, sample_users
 

@@ -53,7 +53,7 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 import agents
-from experiments.run import Judge
+from experiments.judging import Judge
 from experiments.settings import Setting
 judge, model = Judge({setting!r}, progress=False, truth=Path({truth!r})), agents.load({model!r})
 rows = [judge.row(i, model.policy(budget)) for i, budget in enumerate(judge.budgets)]

@@ -166,10 +166,7 @@ def backward_pass(
         def values(obs: Tensor, user: Tensor, day: int) -> Tensor:
             if day == data.horizon:
                 return torch.zeros(len(obs), *shape, device=obs.device)
-            parts = [
-                (f, rows) for f in range(len(members))
-                for rows in (fold[user] == f).nonzero()[:, 0].split(ROWS)
-            ]  # fmt: skip
+            parts = _parts(fold[user], len(members))
             jobs = pool.map(
                 lambda part: _values(members, part[0], obs[part[1]], user[part[1]], day, choose),
                 parts,
@@ -231,6 +228,12 @@ def lesson_of(data: Panel, user: Tensor, then: Tensor, day: int, following: Tens
     measured = torch.stack([data.reward[user, then], data.cost[user, then]], dim=-1)
     action, outcome = data.action[user, then], data.outcome[user, then]
     return Lesson(user, data.at(user, then, day), age, action, outcome, measured, following)
+
+
+def _parts(fold: Tensor, members: int) -> list[tuple[int, Tensor]]:
+    """Rows of users of one fold, some at a time."""
+    rows = ((fold == f).nonzero()[:, 0] for f in range(members))
+    return [(f, some) for f, mine in enumerate(rows) for some in mine.split(ROWS)]
 
 
 @torch.no_grad()

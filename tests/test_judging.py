@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from experiments import run
-from experiments.run import Judge, example
+from experiments import judging
+from experiments.judging import Judge, example
 from experiments.settings import Setting
 from marketing_env import ConstantPolicy, MixedPolicy, RandomPolicy, evaluate, sample_users
 from marketing_env.dynamics import observe
@@ -40,7 +40,7 @@ def test_a_mixture_is_worth_the_mean_of_its_parts(judge: Judge) -> None:
 def test_parts_are_simulated_once(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     served = []
     monkeypatch.setattr(
-        run, "evaluate", lambda p, *a, **k: served.append(p) or evaluate(p, *a, **k)
+        judging, "evaluate", lambda p, *a, **k: served.append(p) or evaluate(p, *a, **k)
     )
     k = judge.config.n_actions
     parts = [ConstantPolicy(a, k) for a in range(k)]
