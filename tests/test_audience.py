@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from agents import mixed_policy, price_bisection
+from agents.common.values.responses import _rarity
 from marketing_env import RandomPolicy, evaluate, preset, rollout, sample_users
 from marketing_env.dynamics import observe
 
@@ -33,7 +35,10 @@ def test_for_its_own_users_a_plan_stays(settings: dict[str, Any]) -> None:
     model = mixed_policy.fit(LOG, mixed_policy.Config(**(SMALL | settings)), seed=0)
     known, same = model.frontier, model.for_users(LOG.obs[:, 0]).frontier
     assert_allclose(same.value, known.value, rtol=0.03, atol=5e-3)
-    assert_array_equal(same.error, known.error)
+    assert_array_equal(same.error[:, 0], known.error[:, 0])
+    spending = known.value[:, 1] > 0.01
+    assert (same.error[spending, 1] > 0).all()
+    assert (same.error[spending, 1] < 0.4 * known.value[spending, 1]).all()
     assert_array_equal(same.value[known.idle, 1:], known.value[known.idle, 1:])
     assert_allclose(same.logged, known.logged, rtol=0.01)
 
@@ -50,6 +55,17 @@ def test_forecasts_are_those_of_the_users_who_come(model: mixed_policy.Model) ->
     truth = spent[chosen].mean()
     assert truth > 1.05 * plain
     assert abs(ours - truth) < 0.5 * abs(plain - truth)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9])
+def test_what_is_tried_rarely_teaches_little(p: float) -> None:
+    action = np.random.default_rng(0).random((20_000, 2)) > p
+    log = replace(
+        rollout(RandomPolicy(2), preset("toy", horizon=2, incentives=(0.0, 1.0)), 20_000, seed=0),
+        action=action.astype(np.uint8), propensity=np.where(action, 1 - p, p),
+    )  # fmt: skip
+    # Half of the choices have p, half 1 - p: the mean of 1 / (2 p) and 1 / (2 (1 - p)).
+    assert _rarity(log, 0.01) == pytest.approx((1 / p + 1 / (1 - p)) / 4, rel=0.05)
 
 
 def test_other_players_of_the_game_plan_so_too(model: mixed_policy.Model) -> None:

@@ -75,6 +75,7 @@ class Responses:
     support: Support | None = field(default=None, repr=False)  # None: the log tried everything
     # (G, 1 + m) by how much values judged by held-out users exceed what the acting members expect.
     excess: Array | float = field(default=0.0, repr=False)
+    taught: Array | float = field(default=0.0, repr=False)  # (G, 1 + m) errors of what was learned
     # One for each price; mixtures share them, so that each is evaluated once.
     policies: tuple[BestResponse, ...] = field(default=(), repr=False, compare=False)
 
@@ -102,9 +103,8 @@ class Responses:
 
         A small log's users are a draw: others may spend a tenth more. What the members expect of
         the new users, corrected by what held-out users of the log say, takes the place of the log's
-        mean. Errors stay: what a model says of users that it never saw errs about as much as the
-        mean of those it learned from. The log's policy is assumed to add as much for the new users
-        as it did for the log's.
+        mean, and errors of costs are those of what was learned. The log's policy is assumed to add
+        as much for the new users as it did for the log's.
 
         Args:
             obs: (n, d) the users' observations on the first morning.
@@ -128,7 +128,10 @@ class Responses:
         value[idle, 1:] = known.value[idle, 1:]
         logged = known.logged.copy()
         logged[0] += value[idle, 0] - known.value[idle, 0]
-        frontier = replace(known, value=_without_dust(value), logged=logged)
+        error = np.column_stack(
+            [known.error[:, 0], np.broadcast_to(self.taught, value.shape)[:, 1:]]
+        )
+        frontier = replace(known, value=_without_dust(value), error=error, logged=logged)
         return replace(self, frontier=frontier)
 
     def save(
@@ -147,7 +150,8 @@ class Responses:
             tensors |= files.prefixed("support", self.support)
         arrays = {k: np.asarray(v).tolist() for k, v in asdict(self.frontier).items()}
         sizes = {"n_actions": self.n_actions, "horizon": self.horizon, "n_obs": self.n_obs}
-        known = {"frontier": arrays, "excess": np.asarray(self.excess).tolist()}
+        other = {"excess": self.excess, "taught": self.taught}
+        known = {"frontier": arrays} | {k: np.asarray(v).tolist() for k, v in other.items()}
         meta = {"config": asdict(config), **known, **sizes, **more}
         files.save_model(folder, method, tensors, meta)
 
@@ -163,7 +167,7 @@ class Responses:
         support = load_support(tensors, n_obs, n_actions, horizon, config.least_support)
         return cls(
             Frontier.from_lists(meta["frontier"]), members, n_actions, horizon, n_obs,
-            config.pessimism, support, np.array(meta["excess"]),
+            config.pessimism, support, np.array(meta["excess"]), np.array(meta["taught"]),
         )  # fmt: skip
 
 
@@ -211,8 +215,20 @@ def learn_responses(
         track("frontier/cost", cost, g)
     sizes = data.n_actions, data.horizon, data.obs.shape[-1]
     responder = Responder(ActionValues(members), prices, support, config.pessimism)
-    excess, _ = mean_and_error(first - expected(responder, data, log.bucket), fold)
-    return Responses(frontier, tuple(members), *sizes, config.pessimism, support, excess)
+    excess, disagreement = mean_and_error(first - expected(responder, data, log.bucket), fold)
+    sampling = (first.double().var(0) / len(first)).T.cpu().numpy()
+    taught = np.sqrt(_rarity(log, config.least_support) * sampling + disagreement**2)
+    return Responses(frontier, tuple(members), *sizes, config.pessimism, support, excess, taught)
+
+
+def _rarity(log: LoggedDataset, least: float) -> float:
+    """How many times the variance of a mean over users is that of what they taught: 1 or more.
+
+    An incentive that is given with probability p instead of 1 / K teaches from K p times as many
+    user-days; this is the mean of 1 / (K p) over incentives, from the logged ones.
+    """
+    p = np.maximum(log.propensity[log.valid], least)
+    return float(np.mean((log.n_actions * p) ** -2.0))
 
 
 def expected(responder: Responder, data: Panel, bucket: Array) -> Tensor:
