@@ -97,6 +97,20 @@ def _judged(name: str, preset: str, **changes: Any) -> Setting:
     )  # fmt: skip
 
 
+_SMALL = tuple(
+    Setting(
+        f"{name}-{behaviour}",
+        name,
+        behaviour=behaviour,
+        log_users=5_000,
+        test_users=250,
+        test_seeds=tuple(range(1_000, 1_020)),
+        repeats=1,
+        hard_limit=False,
+    )
+    for behaviour, name in _LOGS[:4]
+)
+
 # Parts of the main method, each switched off (or on) alone; trained as briefly as in `small`.
 _PARTS: dict[str, dict[str, Any]] = {
     "mixed_policy": {},
@@ -128,17 +142,12 @@ SUITES = {
     "demo": DEMO,
     # Every learner on small logs of 5,000 users, trained briefly: less than half an hour.
     "small": Suite(
-        settings=tuple(
-            Setting(
-                f"{name}-{behaviour}", name, behaviour=behaviour, log_users=5_000, test_users=250,
-                test_seeds=tuple(range(1_000, 1_020)), repeats=1, hard_limit=False,
-            )
-            for behaviour, name in _LOGS[:4]
-        ),
-        methods=OFFLINE,
-        seeds=(10,),
-        configs=_BRIEF,
-        variants=_VARIANTS,
+        settings=_SMALL, methods=OFFLINE, seeds=(10,), configs=_BRIEF, variants=_VARIANTS
+    ),
+    # ... by ten training seeds, on the random logs.
+    "seeds": Suite(
+        settings=_SMALL[:3], methods=OFFLINE, seeds=tuple(range(10, 20)), configs=_BRIEF,
+        variants=_VARIANTS, references=False,
     ),
     # Every learner on every kind of log, by 20 seeds: days of computing, resumed at any time.
     "full": Suite(
