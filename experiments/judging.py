@@ -29,7 +29,7 @@ from marketing_env import (
 )
 from marketing_env.evaluate import Reference
 from marketing_env.rollout import days
-from marketing_env.users import concatenate
+from marketing_env.users import Users, concatenate
 
 _STATES = ("engagement", "recency", "fatigue")
 
@@ -56,22 +56,26 @@ class Judge:
         self.setting, self.config = setting, campaign(setting)
         self.budgets = budgets(setting)
         self.bar = tqdm(desc="judging", unit="campaign", disable=None if progress else True)
-        # What is known of policies, by their id; kept with them, so that no other gets the id.
-        self.known: dict[int, tuple[Policy, Evaluation]] = {}
-        self.seen: dict[int, tuple[Policy | Reference, Shown]] = {}
+        # What is known of parts of mixtures, by id; kept with them, so that no other gets the id.
+        self.known: dict[int, tuple[Policy, Evaluation, Shown]] = {}
         self.idle = self.evaluate(ConstantPolicy(0, self.config.n_actions))
         self.best = self._optimum(truth)
 
     def planned(self, model: Model) -> Model:
-        """The model, planned for the judged users, by what is seen of them on the first day.
+        """The model, planned for the judged users by what is seen of them on the first day.
 
-        Methods that cannot be asked to plan every morning, or for the users of their log.
+        A model without `for_users` plans every morning, or for the users of its log.
         """
         if not hasattr(model, "for_users"):
             return model
-        s = self.setting
-        users = concatenate([sample_users(self.config, s.test_users, i) for i in s.test_seeds])
+        users = self.users
         return model.for_users(dynamics.observe(self.config, users, users.start, 0))
+
+    @property
+    def users(self) -> Users:
+        """All populations, one after another."""
+        s = self.setting
+        return concatenate([sample_users(self.config, s.test_users, i) for i in s.test_seeds])
 
     def _optimum(self, truth: Path | None) -> Optimum:
         s = self.setting
@@ -93,21 +97,17 @@ class Judge:
     def evaluate(self, policy: Policy | Reference, budget: float = np.inf) -> Evaluation:
         """Under a hard limit parts of a mixture compete for the same money: it is served whole."""
         if budget == np.inf and isinstance(policy, MixedPolicy):
-            return averaged([self._part(part) for part in policy.policies], policy.weights)
+            return averaged([self.part(part)[0] for part in policy.policies], policy.weights)
         return self._simulated(policy, budget)
 
-    def _part(self, policy: Policy) -> Evaluation:
+    def part(self, policy: Policy) -> tuple[Evaluation, Shown]:
+        """What a part of a mixture is worth and does, simulated once for all mixtures."""
         if id(policy) not in self.known:
-            self.known[id(policy)] = policy, self._simulated(policy)
-        return self.known[id(policy)][1]
+            self.known[id(policy)] = policy, self._simulated(policy), self.shown(policy)
+        return self.known[id(policy)][1:]
 
     def shown(self, policy: Policy | Reference) -> Shown:
         """One campaign of the first population in detail."""
-        if id(policy) not in self.seen:
-            self.seen[id(policy)] = policy, self._watched(policy)
-        return self.seen[id(policy)][1]
-
-    def _watched(self, policy: Policy | Reference) -> Shown:
         config, seed = self.config, self.setting.test_seeds[0]
         users = sample_users(config, self.setting.test_users, seed)
         acting = policy.for_users(users) if isinstance(policy, Reference) else policy
@@ -185,9 +185,10 @@ def averaged(parts: Sequence[Evaluation], weights: np.ndarray) -> Evaluation:
 
 def example(judge: Judge, policy: Policy | Reference) -> dict[str, Any]:
     """Spend by day, and the mean incentive in each state, of the first population's campaign."""
-    mixture = policy if isinstance(policy, MixedPolicy) else None
-    parts = [judge.shown(part) for part in (mixture.policies if mixture else (policy,))]
-    weights = mixture.weights if mixture else np.ones(1)
+    if isinstance(policy, MixedPolicy):
+        parts, weights = [judge.part(part)[1] for part in policy.policies], policy.weights
+    else:
+        parts, weights = [judge.shown(policy)], np.ones(1)
     return {
         "cost_by_day": (weights @ np.stack([part.cost for part in parts])).tolist(),
         "reward_by_day": (weights @ np.stack([part.reward for part in parts])).tolist(),

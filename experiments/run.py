@@ -22,13 +22,7 @@ from experiments.reporting.runs import REFERENCES
 from experiments.results import provenance, write_json
 from experiments.settings import Setting
 from experiments.sharing import Effort, Oracles
-from marketing_env import (
-    CampaignConfig,
-    LoggedDataset,
-    Policy,
-    sample_users,
-)
-from marketing_env.users import concatenate
+from marketing_env import CampaignConfig, LoggedDataset, Policy
 
 Estimates = Callable[[Sequence[Policy]], Sequence[Mapping[str, Any]]]
 """From the policies of all budgets to what a log alone says of each, by estimator."""
@@ -128,12 +122,10 @@ def references(
     On the first populations only: the plans of some are solved for every user.
     """
     judge = Judge(replace(setting, test_seeds=setting.test_seeds[:4]), progress)
-    shown = judge.setting
-    users = [sample_users(judge.config, shown.test_users, seed) for seed in shown.test_seeds]
-    results = []
+    users, results = judge.users, []
     for name in only:
         policies = reference(
-            name, judge.config, judge.budgets, logging=behaviour(setting), users=concatenate(users)
+            name, judge.config, judge.budgets, logging=behaviour(setting), users=users
         )
         rows = [judge.row(i, p) | example(judge, p) for i, p in enumerate(policies)]
         result = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Behaviour = Literal["random", "production", "mixture"]
@@ -98,15 +98,8 @@ def _judged(name: str, preset: str, **changes: Any) -> Setting:
 
 
 _SMALL = tuple(
-    Setting(
-        f"{name}-{behaviour}",
-        name,
-        behaviour=behaviour,
-        log_users=5_000,
-        test_users=250,
-        test_seeds=tuple(range(1_000, 1_020)),
-        repeats=1,
-        hard_limit=False,
+    replace(
+        _judged(f"{name}-{behaviour}", name, behaviour=behaviour, log_users=5_000), test_users=250
     )
     for behaviour, name in _LOGS[:4]
 )

@@ -77,14 +77,8 @@ def variants(groups: Groups) -> Variants | None:
     a method of its own. That one is the base; without it, the row that the others differ least
     from, the best of them first.
     """
-    families: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
-    for row, runs in groups.items():
-        config = runs[0].get("config")
-        if row not in REFERENCES and config:
-            families.setdefault(tuple(sorted(config)), {})[row] = config
-    named = set(method_names())
-    for family in sorted(families.values(), key=len, reverse=True):
-        own = [row for row in family if row in named or "." in row]
+    for family in sorted(_families(groups), key=len, reverse=True):
+        own = [row for row in family if _is_method(row)]
         base = own[0] if own else min(family, key=lambda row: _distance(family, row))
         changes = {row: _changes(config, family[base]) for row, config in family.items()}
         if len(own) <= 1 and any(changes.values()):
@@ -94,12 +88,23 @@ def variants(groups: Groups) -> Variants | None:
 
 def variants_of(groups: Groups, main: str) -> set[str]:
     """Rows that are a method with other options, and bear no method's name."""
-    methods, options = method_names(), sorted(groups[main][0].get("config") or ())
-    return {
-        row for row, runs in groups.items()
-        if options and sorted(runs[0].get("config") or ()) == options
-        and row not in methods and "." not in row
-    }  # fmt: skip
+    own = next((family for family in _families(groups) if main in family), {})
+    return {row for row in own if not _is_method(row)}
+
+
+def _families(groups: Groups) -> list[dict[str, dict[str, Any]]]:
+    """Rows with the same options, and the settings of each."""
+    families: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for row, runs in groups.items():
+        config = runs[0].get("config")
+        if row not in REFERENCES and config:
+            families.setdefault(tuple(sorted(config)), {})[row] = config
+    return list(families.values())
+
+
+def _is_method(row: str) -> bool:
+    """Whether it bears the name of a method, of ours or of a user's module."""
+    return row in method_names() or "." in row
 
 
 def _distance(family: Mapping[str, Mapping[str, Any]], row: str) -> int:

@@ -75,7 +75,7 @@ class Responder:
                 users = np.flatnonzero(idle == member)
                 for start in range(0, len(users), _ROWS):
                     rows = users[start : start + _ROWS]
-                    yield rows, torch.as_tensor(view.obs[rows]), acting
+                    yield rows, torch.as_tensor(view.obs[rows], device=self.prices.device), acting
 
 
 class BestResponse:

@@ -215,7 +215,8 @@ def learn_responses(
         track("frontier/cost", cost, g)
     sizes = data.n_actions, data.horizon, data.obs.shape[-1]
     responder = Responder(ActionValues(members), prices, support, config.pessimism)
-    excess, disagreement = mean_and_error(first - expected(responder, data, log.bucket), fold)
+    apart = first.cpu() - expected(responder, data, log.bucket)
+    excess, disagreement = mean_and_error(apart, fold)
     sampling = (first.double().var(0) / len(first)).T.cpu().numpy()
     taught = np.sqrt(_rarity(log, config.least_support) * sampling + disagreement**2)
     return Responses(frontier, tuple(members), *sizes, config.pessimism, support, excess, taught)
@@ -234,7 +235,7 @@ def _rarity(log: LoggedDataset, least: float) -> float:
 def expected(responder: Responder, data: Panel, bucket: Array) -> Tensor:
     """(n, D, G) what the members that serve a user expect on the first day he is seen."""
     found = torch.empty(data.n_users, 1 + responder.prices.shape[1], len(responder.prices))
-    start = data.valid.int().argmax(1)
+    start = data.valid.int().argmax(1).cpu()
     for day in start.unique().tolist():
         users = (start == day).nonzero()[:, 0]
         obs = data.obs[users, day].cpu().numpy()
