@@ -8,7 +8,7 @@ options.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def variants(groups: Groups) -> Variants | None:
     from, the best of them first.
     """
     for family in sorted(_families(groups), key=len, reverse=True):
-        own = [row for row in family if _is_method(row)]
+        own = _methods(family)
         base = own[0] if own else min(family, key=lambda row: _distance(family, row))
         changes = {row: _changes(config, family[base]) for row, config in family.items()}
         if len(own) <= 1 and any(changes.values()):
@@ -89,7 +89,7 @@ def variants(groups: Groups) -> Variants | None:
 def variants_of(groups: Groups, main: str) -> set[str]:
     """Rows that are a method with other options, and bear no method's name."""
     own = next((family for family in _families(groups) if main in family), {})
-    return {row for row in own if not _is_method(row)}
+    return set(own) - set(_methods(own))
 
 
 def _families(groups: Groups) -> list[dict[str, dict[str, Any]]]:
@@ -102,9 +102,10 @@ def _families(groups: Groups) -> list[dict[str, dict[str, Any]]]:
     return list(families.values())
 
 
-def _is_method(row: str) -> bool:
-    """Whether it bears the name of a method, of ours or of a user's module."""
-    return row in method_names() or "." in row
+def _methods(rows: Iterable[str]) -> list[str]:
+    """Those that bear the name of a method, of ours or of a user's module."""
+    named = set(method_names())
+    return [row for row in rows if row in named or "." in row]
 
 
 def _distance(family: Mapping[str, Mapping[str, Any]], row: str) -> int:
