@@ -156,8 +156,8 @@ def fit(
     prices = judge.prices(config.prices, support and support.allowed)
     net = _initial(data, sizes_of(learn), prices[:-1, 0], config, seed)
     family = Priced(_learned(net, data, support, config, seed, track), support)
-    frontier = judge.frontier(family.probabilities, prices, config.risk)
-    return FamilyModel(METHOD, config, family, frontier, sizes_of(learn))
+    verdict = judge.verdict(family.probabilities, prices, config.risk)
+    return FamilyModel(METHOD, config, family, verdict, sizes_of(learn))
 
 
 def load(folder: str | Path) -> FamilyModel:

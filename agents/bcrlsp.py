@@ -120,7 +120,7 @@ def fit(
     budgets = np.append(np.inf, top * np.geomspace(0.8, 0.02, config.judged - 1))
     choice, price = _plans(responses, judge.log, budgets)
     prices = torch.tensor([*price, np.inf], dtype=torch.float32)[:, None]
-    judged = judge.frontier(recorded(choice, log.n_actions), prices, config.risk)
+    judged = judge.verdict(recorded(choice, log.n_actions), prices, config.risk).frontier
     return Model(config, responses, judged)
 
 

@@ -103,12 +103,12 @@ def fit(
         log, width=config.width, epochs=config.outcome_epochs, steps=config.steps, seed=seed,
         track=track, progress=config.progress,
     )  # fmt: skip
-    frontier = judge.frontier(
+    verdict = judge.verdict(
         lambda obs, user, day: clone.act(obs, day)[..., None],
         torch.tensor([[0.0], [torch.inf]]),
         config.risk,
     )
-    return FamilyModel(METHOD, config, clone, frontier, sizes_of(log))
+    return FamilyModel(METHOD, config, clone, verdict, sizes_of(log))
 
 
 def load(folder: str | Path) -> FamilyModel:

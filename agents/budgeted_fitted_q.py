@@ -185,8 +185,8 @@ def fit(
     prices = judge.prices(config.prices, support and support.allowed)
     members = _learned(data, support, config, seed, track)
     family = Budgeted(members, prices[:-1, 0], support)
-    frontier = judge.frontier(family.probabilities, prices, config.risk)
-    return FamilyModel(METHOD, config, family, frontier, sizes_of(learn))
+    verdict = judge.verdict(family.probabilities, prices, config.risk)
+    return FamilyModel(METHOD, config, family, verdict, sizes_of(learn))
 
 
 def load(folder: str | Path) -> FamilyModel:

@@ -254,7 +254,7 @@ def _judged(
         return given[day][named[user, day]]
 
     unpriced = torch.cat([torch.zeros(len(money), 1), torch.full((1, 1), torch.inf)])
-    found = judge.frontier(act, unpriced, config.risk)
+    found = judge.verdict(act, unpriced, config.risk).frontier
     # Doing nothing comes last there and first here; whoever plans with more money spends more.
     value, error, cautious = (
         np.roll(table, 1, axis=0) for table in (found.value, found.error, found.cautious)

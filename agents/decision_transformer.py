@@ -160,8 +160,8 @@ def fit(
     history, heads = _history(panel(test)), range(len(critic.frontier.price) - 1)
     choice = torch.stack([family.follow(history, head) for head in heads], dim=-1)
     prices = torch.tensor(critic.frontier.price, dtype=torch.float32)
-    frontier = judge.frontier(recorded(choice, log.n_actions), prices, config.risk)
-    return FamilyModel(METHOD, config, family, frontier, sizes_of(learn))
+    verdict = judge.verdict(recorded(choice, log.n_actions), prices, config.risk)
+    return FamilyModel(METHOD, config, family, verdict, sizes_of(learn))
 
 
 def load(folder: str | Path) -> FamilyModel:

@@ -38,7 +38,7 @@ from agents.common.bounds import check
 from agents.common.nets import Track, no_track
 from agents.common.online.simulated import Heads, measured, rebuild, scales, sizes_of
 from agents.common.types import Array
-from agents.common.values.family import FamilyModel, Sizes, load_family
+from agents.common.values.family import FamilyModel, Sizes, Verdict, load_family
 from marketing_env import CampaignConfig
 
 NEEDS_SIMULATOR = True
@@ -102,7 +102,7 @@ def fit(
         campaign, [heads.policy(g) for g in range(2 * len(budget))], np.tile(env.price, 2),
         users=c.measured_on, seed=seed, risk=c.risk, track=track,
     )  # fmt: skip
-    return FamilyModel("ppo_lagrangian", c, heads, frontier, sizes_of(campaign))
+    return FamilyModel("ppo_lagrangian", c, heads, Verdict(frontier), sizes_of(campaign))
 
 
 def load(folder: str | Path) -> FamilyModel:

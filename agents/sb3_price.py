@@ -32,7 +32,7 @@ from torch import Tensor
 from agents.common.bounds import check
 from agents.common.nets import Track, no_track
 from agents.common.online.simulated import Heads, measured, rebuild, scales, sizes_of
-from agents.common.values.family import FamilyModel, Sizes, load_family
+from agents.common.values.family import FamilyModel, Sizes, Verdict, load_family
 from marketing_env import CampaignConfig
 
 NEEDS_SIMULATOR = True
@@ -84,7 +84,7 @@ def fit(
         campaign, [heads.policy(g) for g in range(c.prices)], price, users=c.measured_on,
         seed=seed, risk=c.risk, track=track,
     )  # fmt: skip
-    return FamilyModel("sb3_price", c, heads, frontier, sizes_of(campaign))
+    return FamilyModel("sb3_price", c, heads, Verdict(frontier), sizes_of(campaign))
 
 
 def load(folder: str | Path) -> FamilyModel:

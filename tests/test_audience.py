@@ -12,7 +12,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from agents import mixed_policy, price_bisection
-from agents.common.values.responses import _rarity
+from agents.common.values.responses import rarity
 from marketing_env import RandomPolicy, evaluate, preset, rollout, sample_users
 from marketing_env.dynamics import observe
 
@@ -65,7 +65,7 @@ def test_what_is_tried_rarely_teaches_little(p: float) -> None:
         action=action.astype(np.uint8), propensity=np.where(action, 1 - p, p),
     )  # fmt: skip
     # Half of the choices have p, half 1 - p: the mean of 1 / (2 p) and 1 / (2 (1 - p)).
-    assert _rarity(log, 0.01) == pytest.approx((1 / p + 1 / (1 - p)) / 4, rel=0.05)
+    assert rarity(log, 0.01) == pytest.approx((1 / p + 1 / (1 - p)) / 4, rel=0.05)
 
 
 def test_other_players_of_the_game_plan_so_too(model: mixed_policy.Model) -> None:
@@ -91,7 +91,7 @@ def test_a_plan_is_saved_with_its_users(model: mixed_policy.Model, tmp_path: Pat
     ("obs", "says"),
     [
         (LOG.obs[:0, 0], r"obs has shape \(0, "),
-        (LOG.obs[:3, 0, :-1], "columns: the model learned from"),
+        (LOG.obs[:3, 0, :-1], "allowed is \\(users, "),
         (np.where(np.arange(LOG.obs.shape[2]) == 1, np.nan, LOG.obs[:3, 0]), "row 0, column 1 is"),
     ],
 )

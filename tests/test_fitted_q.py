@@ -368,7 +368,7 @@ def test_the_level_is_that_of_the_days_own_transitions(sized: bool) -> None:
         following[:, 0] *= torch.as_tensor(size)
     lesson = lesson_of(data, user, torch.full_like(user, T - 2), T - 2, following)
     member.learn(lesson, T - 2)
-    net = member.days[0]
+    net = member.days[T - 2]
     assert net.sized.tolist() == [float(sized), 0.0]
     x = torch.cat([member._inputs(lesson.obs, T - 2), lesson.age], dim=1)
     shown = net.given(net.trunk(x), net.shift[lesson.action, lesson.outcome]).unflatten(1, (2, 2))

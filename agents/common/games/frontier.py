@@ -11,7 +11,7 @@ price, weak duality bounds what any policy could earn if the values were true:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -58,6 +58,22 @@ class Frontier:
         # Giving nothing is no estimate: its cost is what the log says, without a margin.
         careful[self.idle] = self.value[self.idle]
         return np.asarray(careful)
+
+    def of_users(self, value: Array, error: Array) -> Frontier:
+        """The same policies for other users than the log's.
+
+        The log's policy is assumed to add as much for them as it did for the log's.
+
+        Args:
+            value: (G, 1 + m) what is expected of these users.
+            error: (G, 1 + m) how much the costs of that err, beside the rewards.
+        """
+        value, error, idle = value.copy(), error.copy(), self.idle
+        value[idle, 1:] = self.value[idle, 1:]
+        error[:, 0] = self.error[:, 0]
+        logged = self.logged.copy()
+        logged[0] += value[idle, 0] - self.value[idle, 0]
+        return replace(self, value=without_dust(value), error=error, logged=logged)
 
     def mix(self, limits: Sequence[float]) -> Master:
         """The best mixture that keeps the limits in expectation, and is unlikely to violate them.
@@ -137,6 +153,12 @@ def secured(cost: Array, error: Array, risk: float, leeway: float = LEEWAY) -> A
     """Costs to plan with: a plan within L is within L (1 + leeway) with probability 1 - risk."""
     margin = NormalDist().inv_cdf(1 - risk) * error
     return np.maximum(cost, (cost + margin) / (1 + leeway))
+
+
+def without_dust(value: Array) -> Array:
+    """Networks round to single precision: so giving nothing would break a budget of 0."""
+    cost = value[:, 1:]
+    return np.column_stack([value[:, :1], np.where(cost < 1e-6 * cost.max(axis=0), 0.0, cost)])
 
 
 def checked(limits: Sequence[float]) -> Array:

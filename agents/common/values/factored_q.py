@@ -98,7 +98,7 @@ class FactoredMember:
         shape = (2 + uses.shape[1], n_heads)
         with seeded(seed):
             self.net = NextValue(n_in, n_actions, n_outcomes, shape, width, joint).to(uses.device)
-        self.days: list[NextValue] = []  # the last days' networks, in order
+        self.days: dict[int, NextValue] = {}
         self.generator = torch.Generator().manual_seed(seed)
 
     def learn(self, lesson: Lesson, day: int) -> float | None:
@@ -106,7 +106,7 @@ class FactoredMember:
         if day == self.outcomes.horizon - 1:
             return None
         if not len(lesson.user):
-            self.days.insert(0, self.days[0] if self.days else self._nothing())
+            self.days[day] = self.days.get(day + 1) or self._nothing()
             return None
         first, net = not self.days, self.net.requires_grad_(True)
         size = torch.cat([self._size(some, day) for some in lesson.obs.split(ROWS)])
@@ -139,7 +139,7 @@ class FactoredMember:
                 weight = relative[own] / relative[own].sum(0)
                 missed = (left.unflatten(1, net.centre.shape) * weight).sum(0)
                 net.centre = net.centre + net.spread * missed
-        self.days.insert(0, NextValue.rebuild(net.state_dict()))
+        self.days[day] = NextValue.rebuild(net.state_dict())
         return last
 
     def q(self, obs: Tensor, day: int, head: int | None = None) -> Tensor:
@@ -147,12 +147,10 @@ class FactoredMember:
         now = self._expected(obs, day)
         n, k = len(obs), now.probability.shape[1]
         measured = torch.cat([torch.stack(now.mean(), dim=-1), self.uses.expand(n, -1, -1)], -1)
-        # Counted from the end, so that a pass under way can ask for the days it has fitted.
-        back = day - (self.outcomes.horizon - 1)
         d, g = self.net.centre.shape
-        if back == 0:
+        if day == self.outcomes.horizon - 1:
             return measured[..., None].expand(-1, -1, -1, g if head is None else 1).contiguous()
-        net = self.days[back]
+        net = self.days[day]
         heads = slice(None) if head is None else head + g * torch.arange(d)
         h = net.trunk(nn.functional.pad(self._inputs(obs, day), (0, AGE)))
         # sum_y P(y|s,a) hidden(s,a,y): the layer after it is linear, and needed once.
@@ -184,18 +182,19 @@ class FactoredMember:
     def _inputs(self, obs: Tensor, day: int) -> Tensor:
         return self.outcomes.inputs(obs, torch.full((len(obs),), day, device=obs.device))
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything that `rebuild` needs."""
+    def state(self, days: int | None = None) -> dict[str, Tensor]:
+        """Everything that `rebuild` needs, of the first days or of all."""
         tensors = files.prefixed("outcomes", self.outcomes) | {"uses": self.uses}
-        for t, net in enumerate(self.days):
-            tensors |= files.prefixed(f"next.{t}", net)
+        for t in sorted(self.days)[:days]:
+            tensors |= files.prefixed(f"next.{t}", self.days[t])
         return tensors
 
     @classmethod
     def rebuild(cls, tensors: Mapping[str, Tensor], horizon: int) -> FactoredMember:
-        """The trained member that `state` described."""
+        """The trained member that `state` described, for the days that it kept."""
         outcomes = OutcomeModel.rebuild(files.under("outcomes", tensors), horizon)
-        days = [NextValue.rebuild(files.under(f"next.{t}", tensors)) for t in range(horizon - 1)]
+        kept = {t: files.under(f"next.{t}", tensors) for t in range(horizon - 1)}
+        days = {t: NextValue.rebuild(state) for t, state in kept.items() if state}
         n_heads = days[0].centre.shape[1] if days else 1
         member = cls(outcomes, tensors["uses"], n_heads, width=8, joint=8)
         member.days = days

@@ -12,9 +12,10 @@ calls `load_family`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -26,10 +27,11 @@ from agents.common import files
 from agents.common.games.frontier import Frontier
 from agents.common.nets import Track, no_track
 from agents.common.types import Array, Forecast
+from agents.common.values.factored_q import FactoredMember
 from agents.common.values.fitted_q import Allowed
 from agents.common.values.ope import FittedQEvaluation, Probabilities
 from agents.common.values.prices import choose_prices
-from agents.common.values.responses import frontier_of
+from agents.common.values.responses import first_morning, frontier_of, taught
 from marketing_env import ConstantPolicy, DayView, LoggedDataset, MixedPolicy, Policy
 
 _ROWS = 8192  # users served at once
@@ -67,6 +69,55 @@ class Memoryless:
         return np.asarray(torch.cat(parts).double().numpy())
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the policies of a family are worth, and to whom else it can be told."""
+
+    frontier: Frontier
+    # Members of the judge, for the first morning; none where a simulator said it.
+    members: tuple[FactoredMember, ...] = field(default=(), repr=False)
+    taught: Array | float = 0.0  # (G, D) errors of what the members learned
+
+    def of_users(self, view: DayView, policies: Sequence[Policy]) -> Verdict:
+        """What is expected of other users, by their first morning.
+
+        Args:
+            policies: of the G rows of the frontier.
+        """
+        totals = torch.zeros(len(self.members), *self.frontier.value.shape, dtype=torch.float64)
+        for rows in torch.arange(len(view.obs)).split(_ROWS):
+            some = view._replace(obs=view.obs[rows], bucket=view.bucket[rows])
+            act = torch.as_tensor(np.stack([p.probs(some) for p in policies], axis=-1))
+            obs = torch.as_tensor(some.obs)
+            for total, member in zip(totals, self.members, strict=True):
+                total += torch.einsum("nkdg,nkg->gd", member.q(obs, view.day).double(), act)
+        means = totals / len(view.obs)
+        # The jackknife of `responses.mean_and_error`.
+        between = (len(means) - 1) * means.var(0, correction=0)
+        error = np.sqrt(np.square(self.taught) + between.numpy())
+        return replace(self, frontier=self.frontier.of_users(means.mean(0).numpy(), error))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            f"judge.{f}.{name}": tensor
+            for f, member in enumerate(self.members)
+            for name, tensor in member.state(days=1).items()
+        }
+
+    def lists(self) -> dict[str, Any]:
+        """What JSON keeps."""
+        frontier = {k: np.asarray(v).tolist() for k, v in asdict(self.frontier).items()}
+        return {"frontier": frontier, "taught": np.asarray(self.taught).tolist()}
+
+    @classmethod
+    def load(cls, meta: Mapping[str, Any], tensors: Mapping[str, Tensor], horizon: int) -> Verdict:
+        """What `lists` and `tensors` wrote."""
+        kept = (files.under(f"judge.{f}", tensors) for f in count())
+        members = [FactoredMember.rebuild(k, horizon) for k in takewhile(bool, kept)]
+        frontier = Frontier.from_lists(meta["frontier"])
+        return cls(frontier, tuple(members), np.array(meta["taught"]))
+
+
 class Judge:
     """Says what policies are worth, from a log that taught them nothing."""
 
@@ -84,7 +135,7 @@ class Judge:
             progress="price range" if known.progress else None,
         )  # fmt: skip
 
-    def frontier(self, act: Probabilities, prices: Tensor, risk: float) -> Frontier:
+    def verdict(self, act: Probabilities, prices: Tensor, risk: float) -> Verdict:
         """Values and errors of G policies and, last, of giving nothing.
 
         Args:
@@ -98,7 +149,7 @@ class Judge:
             nothing[:, 0] = 1
             return torch.cat([act(obs, user, day), nothing], dim=2)
 
-        _, first = self.evaluation.learn(with_nothing, len(prices), self.money)
+        members, first = self.evaluation.learn(with_nothing, len(prices), self.money)
         found = frontier_of(self.log, first, self.evaluation.fold, prices, risk)
         # In the memory layout that a saved model is read into, so that sums round alike.
         value, error = np.ascontiguousarray(found.value), np.ascontiguousarray(found.error)
@@ -106,7 +157,7 @@ class Judge:
         for g, (reward, cost) in enumerate(frontier.value):
             self.track("frontier/reward", reward, g)
             self.track("frontier/cost", cost, g)
-        return frontier
+        return Verdict(frontier, tuple(members), taught(self.log, first))
 
 
 @dataclass(frozen=True)
@@ -116,8 +167,13 @@ class FamilyModel:
     method: str  # file of `agents` that loads it
     config: Any  # the method's `Config`
     family: Family = field(repr=False)
-    frontier: Frontier
+    verdict: Verdict
     sizes: Sizes
+
+    @property
+    def frontier(self) -> Frontier:
+        """What the policies earn and cost."""
+        return self.verdict.frontier
 
     def policy(self, budget: float) -> Policy:
         """The best mixture of at most two policies; budget in currency per user per campaign.
@@ -138,14 +194,29 @@ class FamilyModel:
         """What held-out users say of `policy(budget)`, with errors."""
         return self.frontier.forecast((budget,))
 
+    def for_users(self, obs: Array) -> FamilyModel:
+        """The same model, planned for users of whom (n, d) observations of day 0 are known.
+
+        Where a simulator measured the policies, its users are all there are: nothing changes.
+
+        Raises:
+            ValueError: if there are no users, their columns are not the log's, or a number is not
+                finite.
+        """
+        view = first_morning(obs, self.sizes.n_obs)
+        if not self.verdict.members:
+            return self
+        return replace(self, verdict=self.verdict.of_users(view, self.policies))
+
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `model.json`."""
         meta = {
             "config": asdict(self.config),
-            "frontier": {k: np.asarray(v).tolist() for k, v in asdict(self.frontier).items()},
             "sizes": self.sizes._asdict(),
+            **self.verdict.lists(),
         }
-        files.save_model(folder, self.method, self.family.tensors(), meta)
+        tensors = self.family.tensors() | self.verdict.tensors()
+        files.save_model(folder, self.method, tensors, meta)
 
     def _follow(self, head: int) -> Policy:
         if head == self.frontier.idle:
@@ -167,8 +238,8 @@ def load_family(
     meta, tensors = files.read_meta(folder), files.read_tensors(folder)
     settings, sizes = config(**meta["config"]), Sizes(**meta["sizes"])
     family = rebuild(settings, tensors, sizes)
-    frontier = Frontier.from_lists(meta["frontier"])
-    return FamilyModel(meta["method"], settings, family, frontier, sizes)
+    verdict = Verdict.load(meta, tensors, sizes.horizon)
+    return FamilyModel(meta["method"], settings, family, verdict, sizes)
 
 
 def recorded(choice: Tensor, n_actions: int) -> Probabilities:

@@ -40,6 +40,7 @@ class FittedQEvaluation:
         folds: int = 2,
         width: int = 128,
         steps: int = 100,
+        batch: int = 512,
         epochs: float = 8.0,
         seed: int = 0,
         track: Track = no_track,
@@ -50,11 +51,12 @@ class FittedQEvaluation:
         Args:
             folds: the spread between members that were fitted on different users enters the errors.
             steps: gradient steps per day and fold for the values.
+            batch: users per step; 2,048 are no nearer to the truth.
             epochs: passes over the log for the outcome model.
             track: receives learning curves, like TensorBoard's `add_scalar`.
         """
         self.log, self.data, self.seed, self.progress = log, panel(log), seed, progress
-        self.width, self.schedule = width, Schedule(steps=steps)
+        self.width, self.schedule = width, Schedule(steps=steps, batch=batch)
         self.track: Track = lambda tag, value, step: track(f"judge/{tag}", value, step)
         order = torch.randperm(log.n_users, generator=torch.Generator().manual_seed(seed))
         self.fold = order % folds

@@ -70,13 +70,13 @@ class PlainMember:
         with seeded(seed):
             shape = (2 + uses.shape[1], n_heads)
             self.net = ActionValue(n_obs + 3 + AGE, len(uses), shape, width).to(uses.device)
-        self.days: list[ActionValue] = []  # of the last days, in order
+        self.days: dict[int, ActionValue] = {}
         self.generator = torch.Generator().manual_seed(seed)
 
     def learn(self, lesson: Lesson, day: int) -> float | None:
         """Regress the day's measurement plus the next morning's values on (s, a)."""
         if not len(lesson.user):
-            self.days.insert(0, self.days[0] if self.days else self._nothing())
+            self.days[day] = self.days.get(day + 1) or self._nothing()
             return None
         net = self.net.requires_grad_(True)
         measured = torch.cat([lesson.measured, self.uses[lesson.action]], dim=-1)
@@ -103,12 +103,12 @@ class PlainMember:
             if len(own := lesson.own):
                 left = goal[own] - net(x[own])[torch.arange(len(own)), lesson.action[own]]
                 net.centre = net.centre + net.spread * left.mean(0)
-        self.days.insert(0, ActionValue.rebuild(net.state_dict()))
+        self.days[day] = ActionValue.rebuild(net.state_dict())
         return last
 
     def q(self, obs: Tensor, day: int, head: int | None = None) -> Tensor:
         """(n, K, D, G) values-to-go at every price, or (n, K, D, 1) at one."""
-        net = self.days[day - self.horizon]
+        net = self.days[day]
         x = self._inputs(obs, day, obs.new_zeros(len(obs), AGE))
         values = net(x) * net.spread + net.centre
         return values if head is None else values[..., head, None]
@@ -116,14 +116,14 @@ class PlainMember:
     def state(self) -> dict[str, Tensor]:
         """Everything that `rebuild` needs."""
         tensors = {"uses": self.uses}
-        for t, net in enumerate(self.days):
-            tensors |= files.prefixed(f"day.{t}", net)
+        for t in sorted(self.days):
+            tensors |= files.prefixed(f"day.{t}", self.days[t])
         return tensors
 
     @classmethod
     def rebuild(cls, tensors: Mapping[str, Tensor], horizon: int) -> PlainMember:
         """The trained member that `state` described."""
-        days = [ActionValue.rebuild(files.under(f"day.{t}", tensors)) for t in range(horizon)]
+        days = {t: ActionValue.rebuild(files.under(f"day.{t}", tensors)) for t in range(horizon)}
         member = cls(
             len(days[0].mean) - 3 - AGE, horizon, tensors["uses"], days[0].shape[1], width=8
         )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from agents.common import files
 from agents.common.bounds import check
-from agents.common.games.frontier import LEEWAY, Frontier
+from agents.common.games.frontier import LEEWAY, Frontier, without_dust
 from agents.common.nets import Schedule, Track, no_track
 from agents.common.tensors import Panel, panel
 from agents.common.types import Array
@@ -75,7 +75,7 @@ class Responses:
     support: Support | None = field(default=None, repr=False)  # None: the log tried everything
     # (G, 1 + m) by how much values judged by held-out users exceed what the acting members expect.
     excess: Array | float = field(default=0.0, repr=False)
-    taught: Array | float = field(default=0.0, repr=False)  # (G, 1 + m) errors of what was learned
+    errors: Array | float = field(default=0.0, repr=False)  # (G, 1 + m) of what was learned
     # One for each price; mixtures share them, so that each is evaluated once.
     policies: tuple[BestResponse, ...] = field(default=(), repr=False, compare=False)
 
@@ -103,8 +103,7 @@ class Responses:
 
         A small log's users are a draw: others may spend a tenth more. What the members expect of
         the new users, corrected by what held-out users of the log say, takes the place of the log's
-        mean, and errors of costs are those of what was learned. The log's policy is assumed to add
-        as much for the new users as it did for the log's.
+        mean, and errors of costs are those of what was learned.
 
         Args:
             obs: (n, d) the users' observations on the first morning.
@@ -113,26 +112,9 @@ class Responses:
             ValueError: if there are no users, their columns are not the log's, or a number is not
                 finite.
         """
-        rows = np.ascontiguousarray(obs, dtype=np.float32)
-        if rows.ndim != 2 or not len(rows):
-            raise ValueError(f"obs has shape {rows.shape}: allowed is (users, {self.n_obs})")
-        if not (finite := np.isfinite(rows)).all():
-            row, column = np.argwhere(~finite)[0]
-            raise ValueError(
-                f"obs row {row}, column {column} is {rows[row, column]}: allowed are finite numbers"
-            )
-        known, n = self.frontier, len(rows)
-        # The members share them out by chance.
-        view = DayView(rows, np.random.default_rng(0).random(n), 0, np.inf)
-        value, idle = self.responder.worth(view) + self.excess, known.idle
-        value[idle, 1:] = known.value[idle, 1:]
-        logged = known.logged.copy()
-        logged[0] += value[idle, 0] - known.value[idle, 0]
-        error = np.column_stack(
-            [known.error[:, 0], np.broadcast_to(self.taught, value.shape)[:, 1:]]
-        )
-        frontier = replace(known, value=_without_dust(value), error=error, logged=logged)
-        return replace(self, frontier=frontier)
+        value = self.responder.worth(first_morning(obs, self.n_obs)) + self.excess
+        error = np.broadcast_to(self.errors, value.shape)
+        return replace(self, frontier=self.frontier.of_users(value, error))
 
     def save(
         self,
@@ -150,7 +132,7 @@ class Responses:
             tensors |= files.prefixed("support", self.support)
         arrays = {k: np.asarray(v).tolist() for k, v in asdict(self.frontier).items()}
         sizes = {"n_actions": self.n_actions, "horizon": self.horizon, "n_obs": self.n_obs}
-        other = {"excess": self.excess, "taught": self.taught}
+        other = {"excess": self.excess, "errors": self.errors}
         known = {"frontier": arrays} | {k: np.asarray(v).tolist() for k, v in other.items()}
         meta = {"config": asdict(config), **known, **sizes, **more}
         files.save_model(folder, method, tensors, meta)
@@ -167,7 +149,7 @@ class Responses:
         support = load_support(tensors, n_obs, n_actions, horizon, config.least_support)
         return cls(
             Frontier.from_lists(meta["frontier"]), members, n_actions, horizon, n_obs,
-            config.pessimism, support, np.array(meta["excess"]), np.array(meta["taught"]),
+            config.pessimism, support, np.array(meta["excess"]), np.array(meta["errors"]),
         )  # fmt: skip
 
 
@@ -217,12 +199,17 @@ def learn_responses(
     responder = Responder(ActionValues(members), prices, support, config.pessimism)
     apart = first.cpu() - expected(responder, data, log.bucket)
     excess, disagreement = mean_and_error(apart, fold)
+    errors = np.hypot(taught(log, first, config.least_support), disagreement)
+    return Responses(frontier, tuple(members), *sizes, config.pessimism, support, excess, errors)
+
+
+def taught(log: LoggedDataset, first: Tensor, least: float = 0.01) -> Array:
+    """(G, D) errors of what values V[0] of its users, (n, D, G), taught about other users."""
     sampling = (first.double().var(0) / len(first)).T.cpu().numpy()
-    taught = np.sqrt(_rarity(log, config.least_support) * sampling + disagreement**2)
-    return Responses(frontier, tuple(members), *sizes, config.pessimism, support, excess, taught)
+    return np.asarray(np.sqrt(rarity(log, least) * sampling))
 
 
-def _rarity(log: LoggedDataset, least: float) -> float:
+def rarity(log: LoggedDataset, least: float) -> float:
     """How many times the variance of a mean over users is that of what they taught: 1 or more.
 
     An incentive that is given with probability p instead of 1 / K teaches from K p times as many
@@ -230,6 +217,24 @@ def _rarity(log: LoggedDataset, least: float) -> float:
     """
     p = np.maximum(log.propensity[log.valid], least)
     return float(np.mean((log.n_actions * p) ** -2.0))
+
+
+def first_morning(obs: Array, n_obs: int) -> DayView:
+    """Users whom a campaign will meet; members share them out by chance.
+
+    Raises:
+        ValueError: if there are no users, their columns are not the log's, or a number is not
+            finite.
+    """
+    rows = np.ascontiguousarray(obs, dtype=np.float32)
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != n_obs:
+        raise ValueError(f"obs has shape {rows.shape}: allowed is (users, {n_obs})")
+    if not (finite := np.isfinite(rows)).all():
+        row, column = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"obs row {row}, column {column} is {rows[row, column]}: allowed are finite numbers"
+        )
+    return DayView(rows, np.random.default_rng(0).random(len(rows)), 0, np.inf)
 
 
 def expected(responder: Responder, data: Panel, bucket: Array) -> Tensor:
@@ -282,7 +287,7 @@ def frontier_of(
 ) -> Frontier:
     """What policies are worth by the values V[0] of users, (n, D, G), judged fold by fold."""
     value, error = mean_and_error(first, fold)
-    value = _without_dust(value)
+    value = without_dust(value)
     logged, logged_error = _logged(log, value.shape[1] - 1)
     price = prices.double().numpy()
     return Frontier(price, value, error, logged, logged_error, risk, leeway)
@@ -304,12 +309,6 @@ def mean_and_error(first: Tensor, fold: Tensor) -> tuple[Array, Array]:
         variance = variance + (folds - 1) ** 2 * between / folds
     # In one order of memory, as after loading: sums in another one differ in their last digit.
     return mean.T.contiguous().numpy(), variance.sqrt().T.contiguous().numpy()
-
-
-def _without_dust(value: Array) -> Array:
-    """Networks round to single precision: so giving nothing would break a budget of 0."""
-    cost = value[:, 1:]
-    return np.column_stack([value[:, :1], np.where(cost < 1e-6 * cost.max(axis=0), 0.0, cost)])
 
 
 def _logged(log: LoggedDataset, m: int) -> tuple[Array, Array]:
