@@ -28,7 +28,7 @@ demo: .venv/.installed  ## simulate, learn, allocate and compare with the exact 
 	$(BIN)/python -u -m experiments.demo
 
 test: lint .venv/.spark  ## lint, then run every test
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 lint: .venv/.installed  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .

@@ -79,6 +79,7 @@ class Config:
     batch: int = 2048  # user-days a step
     learning_rate: float = 5e-3
     temperature: float = 0.1  # of soft labels, in mean squared distances to the nearest centre
+    outcome_epochs: float = 8.0  # passes over their log for the outcome model of the evaluation
     risk: float = 0.3  # accepted probability that estimation error makes a plan overspend
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     pacing: bool = True  # spread what remains over the days left; else a fixed share a day
@@ -244,8 +245,8 @@ def _judged(
 ) -> Judged:
     """What the tables of a grid of budgets bring to users whom the network has not seen."""
     judge = Judge(
-        declared(log).take(users), width=config.width, seed=seed, track=track,
-        progress=config.progress,
+        declared(log).take(users), width=config.width, epochs=config.outcome_epochs, seed=seed,
+        track=track, progress=config.progress,
     )  # fmt: skip
     money, named = tables.grid(), torch.as_tensor(cluster[users])
     given = torch.as_tensor(tables.probs(money))

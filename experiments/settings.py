@@ -128,7 +128,9 @@ SUITES = {
         ),
         methods=METHODS,
         configs={
-            "mixed_policy": {"folds": 2, "steps": 40, "width": 32, "prices": 8},
+            "mixed_policy": {
+                "folds": 2, "steps": 40, "width": 32, "prices": 8, "outcome_epochs": 2,
+            },
             "greedy_uplift": {"width": 32},
         },
     ),

@@ -159,9 +159,9 @@ def part(suite: Suite, o: Options) -> Suite:
                 raise ValueError(f"--{option} {name}: allowed are {', '.join(allowed)}")
     for seed in o.seeds:
         if seed not in suite.seeds and seed not in _FREE:
-            own = ", ".join(map(str, suite.seeds))
+            own = "".join(f"{s}, " for s in suite.seeds if s not in _FREE)
             raise ValueError(
-                f"--seeds {seed}: allowed are {own} and {_FREE[0]} to {_FREE[-1]}; trials and"
+                f"--seeds {seed}: allowed are {own}{_FREE[0]} to {_FREE[-1]}; trials and"
                 " judged populations have the others"
             )
     return replace(

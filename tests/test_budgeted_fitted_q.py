@@ -81,7 +81,7 @@ def test_points_that_are_not_allowed_are_not_there() -> None:
 
 
 CONFIG = preset("toy")
-SMALL = Config(budgets=6, width=32, steps=40, outcome_epochs=4, folds=2, progress=False)
+SMALL = Config(budgets=6, width=32, steps=40, outcome_epochs=8, folds=2, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from agents.common.types import Array
 from marketing_env import DayView, LoggedDataset
 
 torch.set_num_threads(1)
-SMALL = cluster.Config(width=16, batch=256, epochs=1, progress=False)
+SMALL = cluster.Config(width=16, batch=256, epochs=1, outcome_epochs=1, progress=False)
 FITTING = Fitting(epochs=1, batch=256)
 
 # Reward and cost (K, 2) of two segments: one is content with arm 1, the other wants arm 2.
@@ -302,7 +302,7 @@ def test_noise_hurts_clusters_less_than_individuals() -> None:
 
     def served(noise: float, seed: int) -> tuple[float, float]:
         log = trial(700, seed=20 + seed, noise=noise)
-        model = cluster.fit(log, replace(SMALL, clusters=2), seed)
+        model = cluster.fit(log, replace(SMALL, clusters=2, outcome_epochs=4), seed)
         alone = individual(model.teacher.representation, fresh, money)
         return net(np.eye(3)[alone]), net(model.policy(2 * money).probs(view(fresh)))
 

@@ -51,7 +51,7 @@ def members_of(
         return [
             PlainMember(n_obs, data.horizon, uses, heads, seed=f, **settings) for f in range(folds)
         ]
-    outcomes = fit_members(data, fold, folds, width=24, batch=1024, epochs=6)
+    outcomes = fit_members(data, fold, folds, width=24, batch=1024, epochs=8)
     return [
         FactoredMember(o, uses, heads, joint=24, seed=f, **settings) for f, o in enumerate(outcomes)
     ]

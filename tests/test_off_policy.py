@@ -38,7 +38,7 @@ def test_estimates_of_every_estimator_are_near_a_truth_that_is_easy() -> None:
         [policy, ConstantPolicy(0, config.n_actions)]
     )
     true, nothing = (
-        rollout(p, config, 50_000, seed=7) for p in (policy, ConstantPolicy(0, config.n_actions))
+        rollout(p, config, 20_000, seed=7) for p in (policy, ConstantPolicy(0, config.n_actions))
     )
     reward, base = (log.reward.sum(axis=1).mean() for log in (true, nothing))
     assert tuple(random) == ESTIMATORS

@@ -41,9 +41,9 @@ def log() -> LoggedDataset:
     ids=["production", "constant", "mixed"],
 )
 def test_values_are_near_the_truth(policy: Policy, log: LoggedDataset) -> None:
-    q = fitted_q_evaluation(policy, log, width=32, steps=60)
+    q = fitted_q_evaluation(policy, log, width=32, steps=60, epochs=4)
     found = replay(policy, log, q)
-    true = rollout(policy, CONFIG, 100_000, seed=10**6)
+    true = rollout(policy, CONFIG, 40_000, seed=10**6)
     reward, cost = true.reward.sum(axis=1).mean(), true.spend
     assert found["fitted_q"].reward == pytest.approx(reward, rel=0.06)
     assert found["fitted_q"].cost == pytest.approx(cost, rel=0.08)
@@ -57,7 +57,7 @@ def test_a_user_of_a_mixture_has_the_values_of_his_own_policy(log: LoggedDataset
     parts = ConstantPolicy(0, K), ConstantPolicy(2, K)
     few = log.take(slice(0, 600))
     mixed = MixedPolicy(parts, [0.5, 0.5])
-    q = fitted_q_evaluation(mixed, few, width=16, steps=30)
+    q = fitted_q_evaluation(mixed, few, width=16, steps=30, epochs=1)
     treated = mixed.component(few.bucket) == 1
     cost_to_go = q[:, 0, 0, 1]
     assert cost_to_go[treated].mean() > 5 * cost_to_go[~treated].mean()
@@ -66,7 +66,10 @@ def test_a_user_of_a_mixture_has_the_values_of_his_own_policy(log: LoggedDataset
 
 def test_shape_seed_and_the_last_day(log: LoggedDataset) -> None:
     few = log.take(slice(0, 300))
-    runs = [fitted_q_evaluation(RandomPolicy(K), few, width=8, steps=5, seed=s) for s in (4, 4, 5)]
+    runs = [
+        fitted_q_evaluation(RandomPolicy(K), few, width=8, steps=5, epochs=1, seed=s)
+        for s in (4, 4, 5)
+    ]
     assert runs[0].shape == (300, CONFIG.horizon, K, 3)
     assert np.array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0], runs[2])
@@ -84,7 +87,9 @@ def test_nobody_is_judged_by_his_own_data(log: LoggedDataset) -> None:
     changed = LoggedDataset(
         few.obs, few.action, few.propensity, reward, few.cost, few.valid, few.bucket, few.meta
     )
-    a, b = (fitted_q_evaluation(RandomPolicy(K), x, width=8, steps=5) for x in (few, changed))
+    a, b = (
+        fitted_q_evaluation(RandomPolicy(K), x, width=8, steps=5, epochs=1) for x in (few, changed)
+    )
     # The last day's values need the outcome model alone.
     assert np.array_equal(a[user, -1], b[user, -1])
     assert not np.array_equal(a[:, -1], b[:, -1])
@@ -92,7 +97,7 @@ def test_nobody_is_judged_by_his_own_data(log: LoggedDataset) -> None:
 
 def test_one_fold_learns_from_everyone(log: LoggedDataset) -> None:
     few = log.take(slice(0, 300))
-    q = fitted_q_evaluation(RandomPolicy(K), few, folds=1, width=8, steps=5)
+    q = fitted_q_evaluation(RandomPolicy(K), few, folds=1, width=8, steps=5, epochs=1)
     assert np.isfinite(q).all()
 
 
@@ -100,11 +105,11 @@ def test_one_pass_values_several_policies_near_the_truth(log: LoggedDataset) -> 
     policies: list[Policy] = [
         ConstantPolicy(0, K), ProductionPolicy(CONFIG, 0.3), ConstantPolicy(2, K)
     ]  # fmt: skip
-    values = FittedQEvaluation(log, width=32, steps=60).values(policies)
+    values = FittedQEvaluation(log, width=32, steps=60, epochs=8).values(policies)
     assert values.shape == (3, log.n_users, CONFIG.horizon, K, 3)
     for policy, q in zip(policies, values, strict=True):
         found = replay(policy, log, q)["fitted_q"]
-        true = rollout(policy, CONFIG, 100_000, seed=10**6)
+        true = rollout(policy, CONFIG, 40_000, seed=10**6)
         assert found.reward == pytest.approx(true.reward.sum(axis=1).mean(), rel=0.06)
         assert found.cost == pytest.approx(true.spend, rel=0.08, abs=1e-6)
 
@@ -113,7 +118,7 @@ def test_a_part_of_several_mixtures_is_valued_once(log: LoggedDataset) -> None:
     few = log.take(slice(0, 300))
     nothing, all_two = ConstantPolicy(0, K), ConstantPolicy(2, K)
     mixtures = [MixedPolicy([nothing, all_two], [w, 1 - w]) for w in (0.25, 0.75)]
-    judge = FittedQEvaluation(few, width=8, steps=5)
+    judge = FittedQEvaluation(few, width=8, steps=5, epochs=1)
     first, second = judge.values(mixtures)
     alone = judge.values([nothing, all_two])
     for mixture, values in zip(mixtures, (first, second), strict=True):
@@ -135,5 +140,5 @@ class Diary:
 
 def test_policies_are_asked_once_a_day_in_order_with_everyone_there(log: LoggedDataset) -> None:
     diary = Diary()
-    fitted_q_evaluation(diary, log.take(slice(0, 50)), width=8, steps=2)
+    fitted_q_evaluation(diary, log.take(slice(0, 50)), width=8, steps=2, epochs=1)
     assert diary.asked == [(day, 50) for day in range(CONFIG.horizon)]

@@ -26,7 +26,7 @@ LOG = rollout(RandomPolicy(CONFIG.n_actions), CONFIG, 3_000, seed=1)
 @cache
 def trained(heads: int = 4, limit: Literal["mean", "each"] = "mean") -> policy_switching.Model:
     config = policy_switching.Config(
-        folds=2, prices=8, width=32, steps=60, batch=1024, outcome_epochs=6, progress=False,
+        folds=2, prices=8, width=32, steps=60, batch=1024, outcome_epochs=2, progress=False,
         heads=heads, limit=limit,
     )  # fmt: skip
     known = trained().responses if heads != 4 or limit != "mean" else None

@@ -20,7 +20,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import agents
 from agents.common.games.game import solve_master
-from agents.common.nets import mlp
+from agents.common.nets import mlp, no_track
 from agents.common.one_day.daily import DailyModel
 from agents.common.served.inference import LANES, Mlp, rows_of, tiled
 from agents.common.served.served_policies import (
@@ -33,6 +33,7 @@ from agents.common.served.served_policies import (
 )
 from agents.common.values.acting import BestResponse
 from experiments.methods import method, method_names
+from experiments.sharing import Oracles
 from marketing_env import (
     DayView,
     LoggedDataset,
@@ -53,8 +54,9 @@ MONEY = preset("grocery", horizon=4)  # rewards of many sizes
 LEARNERS = method_names()
 # Settings that make training short, for whatever method has them.
 SMALL = {
-    "batch": 256, "epochs": 1, "members": 2, "outcome_epochs": 1, "prices": 6, "progress": False,
-    "rounds": 3, "steps": 8, "trees": 8, "updates": 20, "warm_epochs": 1, "width": 16,
+    "batch": 256, "epochs": 1, "folds": 3, "members": 2, "outcome_epochs": 1, "prices": 6,
+    "progress": False, "rounds": 3, "steps": 8, "trees": 8, "updates": 20, "warm_epochs": 1,
+    "width": 16,
 }  # fmt: skip
 FAST = (
     "mixed_policy",
@@ -90,13 +92,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def saved(name: str, log: str = "toy", **settings: Any) -> Path:
         return fitted(name, log, tuple(settings.items()))
 
+    oracles = {"toy": Oracles(), "money": Oracles()}  # players of the game share best responses
+
     @cache
     def fitted(name: str, log: str, settings: tuple[tuple[str, Any], ...]) -> Path:
         folder, module = tmp_path_factory.mktemp(name) / "model", method(name)
         known = {f.name for f in dataclasses.fields(module.Config)}
         chosen = {k: v for k, v in {**SMALL, **dict(settings)}.items() if k in known}
         data = toy_log() if log == "toy" else money_log()
-        module.fit(data, module.Config(**chosen), 0).save(folder)
+        oracles[log].fit(name, data, chosen, 0, no_track)[0].save(folder)
         return folder
 
     return saved
@@ -211,7 +215,7 @@ def test_money_left_moves_the_decisions(name: str, folders: Any) -> None:
 @every_fast
 def test_money_fed_back_is_what_is_spent(name: str, folders: Any) -> None:
     budget = 0.3 * toy_log().spend
-    server = agents.serve(folders(name, steps=60), budget)
+    server = agents.serve(folders(name, steps=60, outcome_epochs=4), budget)
     planned, fed = (spent(server, feedback) / budget for feedback in (False, True))
     assert abs(fed - 1) <= 0.15
     assert abs(fed - 1) <= abs(planned - 1) + 0.04

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -33,8 +34,8 @@ from agents.common.tensors import Panel
 from agents.common.values.fitted_q import seen_by
 
 _DOSE_SCALES = (1 / 8, 3 / 8, 9 / 8)  # of the largest dose
-# Gradient steps: below the first two numbers small logs pass twice as often; 200,000 users of a
-# month fill the last, and more users then pass fewer times.
+# Gradient steps: below the first two numbers small logs pass twice as often (the first is that of 8
+# epochs); 200,000 users of a month fill the last, and more users then pass fewer times.
 _LEAST_STEPS, _FEW_STEPS, _MOST_STEPS = 300, 6_000, 64_000
 _TINY = 20_000  # user-days; so few are asked whether longer is better
 _NEVER = -1e4  # log-probability of an outcome that an incentive never had
@@ -173,7 +174,8 @@ def fit_outcomes(
     with seeded(seed):
         model = _initial(data, rows, width)
     passes = math.ceil(epochs * len(rows) / batch)
-    steps = longer * min(max(passes, min(2 * passes, _FEW_STEPS), _LEAST_STEPS), _MOST_STEPS)
+    least = math.ceil(epochs / 8 * _LEAST_STEPS)
+    steps = longer * min(max(passes, min(2 * passes, _FEW_STEPS), least), _MOST_STEPS)
     users_of, days_of = rows // data.horizon, rows % data.horizon
 
     def loss(index: Tensor) -> Tensor:
@@ -212,9 +214,8 @@ def fit_members(
         workers: threads; the result does not depend on their number.
         settings: of `fit_outcomes`.
     """
-    longer = _longer(data, fold, seed, settings) if members > 1 else 1
 
-    def fit(f: int) -> tuple[OutcomeModel, list[tuple[str, float, int]]]:
+    def fit(f: int, longer: int) -> tuple[OutcomeModel, list[tuple[str, float, int]]]:
         curve: list[tuple[str, float, int]] = []
         model = fit_outcomes(
             data, seen_by(fold, f, members).nonzero()[:, 0], longer=longer,
@@ -224,36 +225,26 @@ def fit_members(
         )  # fmt: skip
         return model, curve
 
-    models = []
+    # What a few thousand user-days tell differs by orders of magnitude between campaigns: users
+    # held out say whether the members of a tiny log learn longer.
+    tiny = members > 1 and len(data.user_days((fold != 0).nonzero()[:, 0])) <= _TINY
+    lengths, held = (1, 4) if tiny else (1,), (fold == 0).nonzero()[:, 0]
     with ThreadPoolExecutor(workers) as pool:
-        for model, curve in pool.map(fit, range(members)):
-            models.append(model)
-            for point in curve:
-                track(*point)
-    return models
+        tried = list(pool.map(partial(fit, 0), lengths))
+        losses = [_held_out_loss(model, data, held) if tiny else 0.0 for model, _ in tried]
+        best = min(range(len(tried)), key=losses.__getitem__)
+        rest = pool.map(partial(fit, longer=lengths[best]), range(1, members))
+        found = [tried[best], *rest]
+    for _, curve in found:
+        for point in curve:
+            track(*point)
+    return [model for model, _ in found]
 
 
-def _longer(
-    data: Panel,
-    fold: Tensor,
-    seed: int,
-    settings: Mapping[str, Any],
-) -> int:
-    """How many times longer the members of a tiny log learn: 4, if users held out say so, or 1.
-
-    What a few thousand user-days tell differs by orders of magnitude between campaigns.
-    """
-    learn, held = (fold != 0).nonzero()[:, 0], (fold == 0).nonzero()[:, 0]
-    if len(data.user_days(learn)) > _TINY:
-        return 1
-    rows = data.user_days(held)
+def _held_out_loss(model: OutcomeModel, data: Panel, users: Tensor) -> float:
+    rows = data.user_days(users)
     user, day = rows // data.horizon, rows % data.horizon
-    losses = {}
-    for longer in (1, 4):
-        model = fit_outcomes(data, learn, longer=longer, seed=seed * 1000, **settings)
-        x = model.inputs(data.obs[user, day], day)
-        losses[longer] = float(outcome_loss(model, data, x, user, day))
-    return min(losses, key=losses.__getitem__)
+    return float(outcome_loss(model, data, model.inputs(data.obs[user, day], day), user, day))
 
 
 def outcome_loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: Tensor) -> Tensor:
