@@ -27,7 +27,7 @@ Differences from the paper:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +102,7 @@ class Model:
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `model.json`."""
-        judged = {k: np.asarray(v).tolist() for k, v in asdict(self.judged).items()}
-        self.responses.save(folder, METHOD, self.config, judged=judged)
+        self.responses.save(folder, METHOD, self.config, judged=self.judged.lists())
 
 
 def fit(

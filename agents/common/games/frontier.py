@@ -11,7 +11,7 @@ price, weak duality bounds what any policy could earn if the values were true:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -41,6 +41,10 @@ class Frontier:
         """From what JSON keeps of `dataclasses.asdict`."""
         arrays = {k: np.array(v, dtype=float) for k, v in lists.items() if isinstance(v, list)}
         return cls(**arrays, risk=lists["risk"], leeway=lists["leeway"])
+
+    def lists(self) -> dict[str, Any]:
+        """What JSON keeps, for `from_lists`."""
+        return {k: np.asarray(v).tolist() for k, v in asdict(self).items()}
 
     @property
     def idle(self) -> int:

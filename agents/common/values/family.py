@@ -106,8 +106,7 @@ class Verdict:
 
     def lists(self) -> dict[str, Any]:
         """What JSON keeps."""
-        frontier = {k: np.asarray(v).tolist() for k, v in asdict(self.frontier).items()}
-        return {"frontier": frontier, "taught": np.asarray(self.taught).tolist()}
+        return {"frontier": self.frontier.lists(), "taught": np.asarray(self.taught).tolist()}
 
     @classmethod
     def load(cls, meta: Mapping[str, Any], tensors: Mapping[str, Tensor], horizon: int) -> Verdict:

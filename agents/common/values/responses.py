@@ -130,10 +130,11 @@ class Responses:
             tensors |= {f"member.{e}.{k}": v for k, v in member.state().items()}
         if self.support is not None:
             tensors |= files.prefixed("support", self.support)
-        arrays = {k: np.asarray(v).tolist() for k, v in asdict(self.frontier).items()}
         sizes = {"n_actions": self.n_actions, "horizon": self.horizon, "n_obs": self.n_obs}
         other = {"excess": self.excess, "errors": self.errors}
-        known = {"frontier": arrays} | {k: np.asarray(v).tolist() for k, v in other.items()}
+        known = {"frontier": self.frontier.lists()} | {
+            k: np.asarray(v).tolist() for k, v in other.items()
+        }
         meta = {"config": asdict(config), **known, **sizes, **more}
         files.save_model(folder, method, tensors, meta)
 
