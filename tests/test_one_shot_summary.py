@@ -69,13 +69,24 @@ def test_regrets_are_paired_by_seed() -> None:
     rows = regrets(frame_of(trial_runs()))
     assert len(rows) == 2 * 2 * 4
     (row,) = (r for r in rows if (r["method"], r["noise"], r["shift"]) == ("dfcl-ifd", 5.0, True))
-    assert row["mean"] == pytest.approx(30 * 3.5 + 18)
+    assert row["mean"] == row["centre"] == pytest.approx(30 * 3.5 + 18)
     assert row["regret"] == pytest.approx([row["mean"]] * 2)
-    assert row["mean_high"] - row["mean_low"] > 50  # worlds differ
+    assert row["centre_high"] - row["centre_low"] > 50  # worlds differ
     assert (row["difference"], row["difference_low"], row["difference_high"]) == pytest.approx(
         (-2, -2, -2)
     )
     assert rows[0]["method"] == "greedy_uplift-t"  # the least regret first
+
+
+def test_one_odd_world_decides_nothing() -> None:
+    runs = [trial_run(REFERENCE, seed, 5.0, 10.0) for seed in range(20)]
+    runs += [trial_run("dfcl-ifd", seed, 5.0, 9.0 if seed else 900.0) for seed in range(20)]
+    frame = frame_of(runs)
+    (row,) = (r for r in regrets(frame) if r["method"] == "dfcl-ifd" and not r["shift"])
+    assert row["mean"] == pytest.approx((900 + 19 * 9) / 20)
+    assert (row["centre"], row["difference"]) == pytest.approx((9, -1))
+    assert row["difference_high"] < 0
+    assert contrast(frame, ["dfcl-ifd"], [REFERENCE])["difference"] == pytest.approx(-1)
 
 
 def test_contrasts_by_noise_and_shift() -> None:

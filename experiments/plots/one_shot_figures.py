@@ -54,7 +54,7 @@ def figures(tables: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
 
 
 def regret(rows: Sequence[Row]) -> Figure:
-    """Mean regret of every method; a row of panels for each number of users, with and without
+    """Regret of every method, inter-quartile means; a row of panels for each number of users, with and without
     shift."""
     down = sorted({(r["users_per_arm"], r["shift"]) for r in rows})
     across = sorted({r["noise"] for r in rows})
@@ -64,7 +64,7 @@ def regret(rows: Sequence[Row]) -> Figure:
         height=1 + (0.6 + 0.17 * len(methods)) * len(down), sharex="row", sharey=True,
     )  # fmt: skip
     # The same order in all panels: that of the mean.
-    order = sorted(methods, key=lambda m: -np.mean([r["mean"] for r in rows if r["method"] == m]))
+    order = sorted(methods, key=lambda m: -np.mean([r["centre"] for r in rows if r["method"] == m]))
     for i, (users, shift) in enumerate(down):
         for j, noise in enumerate(across):
             ax = axes[i * len(across) + j]
@@ -73,7 +73,7 @@ def regret(rows: Sequence[Row]) -> Figure:
                 for r in rows
                 if (r["users_per_arm"], r["shift"], r["noise"]) == (users, shift, noise)
             }
-            dots(ax, [_dot(found[m], "mean") for m in order if m in found], order)
+            dots(ax, [_dot(found[m], "centre") for m in order if m in found], order)
             ax.set_title(f"noise {noise:g}, {users:,} users{', shift' if shift else ''}", size=9)
             if i == len(down) - 1:
                 ax.set_xlabel("regret, %")

@@ -1,7 +1,9 @@
-"""What one-shot runs show together: means over training seeds, paired intervals, comparisons.
+"""What one-shot runs show together: centres over training seeds, paired intervals, comparisons.
 
 Seeds are paired: the same number is the same world, users and parts for every method. Intervals are
-95 % percentiles of a bootstrap over seeds. Where seeds only cut the same users anew, an estimate is
+95 % percentiles of a bootstrap over seeds. Regret is relative to what the best would gain: in a
+world where hardly anybody is worth an incentive it is hundreds of percent, and that world alone
+would decide a mean. So regrets are inter-quartile means over seeds. Where seeds only cut the same users anew, an estimate is
 the median over these partitions, and its interval is widened by their spread (Chernozhukov et al.,
 Double/Debiased Machine Learning, Econometrics Journal 2018, section 3.4).
 """
@@ -10,15 +12,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from agents.common.one_day.uplift_metrics import bootstrap
 from agents.common.types import Array
+from experiments.reporting.statistics import interquartile_mean
 from experiments.trials.one_shot_methods import DECISION, REFERENCE, TWO_STAGE
 
 CELL = ("noise", "users_per_arm", "shift")  # settings of the generated trial
@@ -59,37 +63,38 @@ def frame_of(runs: Sequence[Row]) -> pd.DataFrame:
 
 
 def regrets(frame: pd.DataFrame) -> list[Row]:
-    """Each setting and method: means over seeds, by budget and over all; the difference to
+    """Each setting and method: centres over seeds, by budget and over all; the difference to
     `REFERENCE`, in the mean over budgets, on the seeds that both have."""
     rows = []
     for cell, part in frame.groupby(list(CELL)):
         own = {m: _by_seed(some, "regret") for m, some in part.groupby("method")}
         for (method, kind), some in part.groupby(["method", "kind"]):
-            by_budget = some.groupby("share")[list(MEASURES)].mean()
+            by_budget = some.groupby("share")[list(MEASURES)].agg(_centre)
             row = {**dict(zip(CELL, cell, strict=True)), "method": method, "kind": kind}
             row |= {"seeds": some["seed"].nunique(), "shares": by_budget.index.tolist()}
             row |= {name: by_budget[name].tolist() for name in MEASURES}
-            row |= {"mean": float(own[method].mean()), **_named("mean", interval(own[method]))}
-            row |= {f"{name}_mean": float(some[name].mean()) for name in MEASURES[1:]}
+            row |= {"centre": _centre(own[method]), **_named("centre", _interval(own[method]))}
+            row |= {"mean": float(own[method].mean())}
+            row |= {f"{name}_centre": _centre(_by_seed(some, name)) for name in MEASURES[1:]}
             if REFERENCE in own:
                 gap = (own[method] - own[REFERENCE]).dropna()
-                row |= {"difference": float(gap.mean()), **_named("difference", interval(gap))}
+                row |= {"difference": _centre(gap), **_named("difference", _interval(gap))}
             rows.append(row)
-    return sorted(rows, key=lambda r: (*(r[name] for name in CELL), r["mean"]))
+    return sorted(rows, key=lambda r: (*(r[name] for name in CELL), r["centre"]))
 
 
 def contrast(
     frame: pd.DataFrame, left: Sequence[str], right: Sequence[str], measure: str = "regret"
 ) -> Row:
-    """Mean of some methods minus mean of others over all there is, paired by seed.
+    """Some methods' mean minus that of others, over all there is but seeds: these are paired.
 
     Seeds that miss a run which others have are left out.
     """
     part = _complete(frame[frame["method"].isin([*left, *right])])
     mine, other = (_by_seed(part[part["method"].isin(names)], measure) for names in (left, right))
     gap = (mine - other).dropna()
-    low, high = interval(gap)
-    return {"difference": float(gap.mean()), "low": low, "high": high, "seeds": len(gap)}
+    low, high = _interval(gap)
+    return {"difference": _centre(gap), "low": low, "high": high, "seeds": len(gap)}
 
 
 def contrasts(frame: pd.DataFrame) -> list[Row]:
@@ -113,10 +118,11 @@ def contrasts(frame: pd.DataFrame) -> list[Row]:
 
 
 def best_of(frame: pd.DataFrame, kind: str) -> str | None:
-    """The method of a kind with the least mean regret on the usual number of users."""
+    """The method of a kind with the least regret on the usual number of users."""
     part = _complete(frame[frame["users_per_arm"] == _usual(frame)])
     part = part[part["kind"] == kind]
-    return None if part.empty else str(part.groupby("method")["regret"].mean().idxmin())
+    found = {m: _centre(_by_seed(some, "regret")) for m, some in part.groupby("method")}
+    return str(min(found, key=found.__getitem__)) if found else None
 
 
 def best_against_best(frame: pd.DataFrame) -> Row | None:
@@ -171,12 +177,14 @@ def metrics(runs: Sequence[Row]) -> list[Row]:
     return rows
 
 
-def interval(values: Sequence[float] | pd.Series) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of (S,) values; nan for too few of them."""
+def interval(
+    values: Sequence[float] | pd.Series, statistic: Callable[[Array], ArrayLike] = np.mean
+) -> tuple[float, float]:
+    """95 % bootstrap interval of a statistic of (S,) values; nan for too few of them."""
     x: Array = np.asarray(values, dtype=float)
     if len(x) < ENOUGH:
         return float("nan"), float("nan")
-    found = bootstrap(lambda rows: x[rows].mean(), len(x), repeats=REPEATS)
+    found = bootstrap(lambda rows: statistic(x[rows]), len(x), repeats=REPEATS)
     return float(found.low), float(found.high)
 
 
@@ -201,6 +209,14 @@ def _complete(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of those seeds that have most of them."""
     size = frame.groupby("seed").size()
     return frame[frame["seed"].isin(size.index[size == size.max()])]
+
+
+def _centre(values: pd.Series) -> float:
+    return float(interquartile_mean(np.asarray(values, dtype=float)))
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    return interval(values, interquartile_mean)
 
 
 def _by_seed(part: pd.DataFrame, measure: str) -> pd.Series:

@@ -77,7 +77,7 @@ def _unknowable(rows: Sequence[Row]) -> Iterator[str]:
         if not r["shift"]:
             best.setdefault(r["noise"], r)  # rows come with the least regret first
     parts = [
-        f"noise {n:g}: {r['mean']:.1f} and {r['regret_hindsight_mean']:.1f}"
+        f"noise {n:g}: {r['centre']:.1f} and {r['regret_hindsight_centre']:.1f}"
         for n, r in best.items()
     ]
     yield (

@@ -131,7 +131,7 @@ class Judge:
         known = self.evaluation
         return choose_prices(
             known.data, known.outcomes[0], self.money, count, known.seed, allowed,
-            progress="price range" if known.progress else None,
+            steps=known.schedule.steps, progress="price range" if known.progress else None,
         )  # fmt: skip
 
     def verdict(self, act: Probabilities, prices: Tensor, risk: float) -> Verdict:

@@ -17,6 +17,7 @@ from agents.common.values.fitted_q import Allowed, backward_pass, greedy_choice
 from agents.common.values.response import OutcomeModel
 
 _USERS = 6000  # enough to see what a price spends to a tenth or so
+_STEPS = 120  # gradient steps a day, likewise
 _SHARES = (0.95, 0.015)  # first and last share of the unconstrained spend
 _CONTACTS = (0.7, 0.4, 0.2, 0.08)  # shares of the contacts without a price on them
 _TRIED = (-2.5, 1.8, 18)  # decades of prices about what a unit earns on its day, and their number
@@ -34,6 +35,8 @@ def choose_prices(
     count: int,
     seed: int = 0,
     allowed: Allowed | None = None,
+    *,
+    steps: int = _STEPS,
     progress: str | None = None,
 ) -> Tensor:
     """(G, m) prices at which spending falls geometrically from all to almost nothing, then inf.
@@ -45,16 +48,17 @@ def choose_prices(
     Args:
         uses: (K, m - 1) what each incentive takes of the limits other than money.
         count: prices of money, the infinite one among them.
+        steps: gradient steps a day of the learner that asks; below 60, twice as many here.
     """
     users = torch.randperm(data.n_users, generator=torch.Generator().manual_seed(seed))[:_USERS]
-    few = data.take(users)
+    few, schedule = data.take(users), Schedule(min(2 * steps, _STEPS), 256)
 
     def spent(limit: int, tried: Tensor) -> Array:
         """What each price on one limit takes of it, if the others are free."""
         prices = torch.zeros(len(tried), 1 + uses.shape[1])
         prices[:, limit] = tried
         member = FactoredMember(
-            outcomes, uses, len(prices), width=64, joint=48, schedule=Schedule(120, 256), seed=seed
+            outcomes, uses, len(prices), width=64, joint=48, schedule=schedule, seed=seed
         )
         choose, everyone = greedy_choice(prices, allowed), torch.zeros(few.n_users).long()
         shape = (1 + prices.shape[1], len(prices))

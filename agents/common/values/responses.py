@@ -182,7 +182,7 @@ def learn_responses(
     )  # fmt: skip
     allowed, uses = support and support.allowed, limited(data, contacts)
     prices = choose_prices(
-        data, outcomes[0], uses, config.prices, seed, allowed,
+        data, outcomes[0], uses, config.prices, seed, allowed, steps=config.steps,
         progress="price range" if config.progress else None,
     )  # fmt: skip
     members = _members(data, outcomes, uses, len(prices), config, seed)
