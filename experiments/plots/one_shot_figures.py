@@ -54,8 +54,8 @@ def figures(tables: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
 
 
 def regret(rows: Sequence[Row]) -> Figure:
-    """Regret of every method, inter-quartile means; a row of panels for each number of users, with and without
-    shift."""
+    """Regret of every method, inter-quartile means; a row of panels for each number of users, with
+    and without shift."""
     down = sorted({(r["users_per_arm"], r["shift"]) for r in rows})
     across = sorted({r["noise"] for r in rows})
     methods = {r["method"] for r in rows}

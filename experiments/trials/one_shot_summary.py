@@ -3,9 +3,10 @@
 Seeds are paired: the same number is the same world, users and parts for every method. Intervals are
 95 % percentiles of a bootstrap over seeds. Regret is relative to what the best would gain: in a
 world where hardly anybody is worth an incentive it is hundreds of percent, and that world alone
-would decide a mean. So regrets are inter-quartile means over seeds. Where seeds only cut the same users anew, an estimate is
-the median over these partitions, and its interval is widened by their spread (Chernozhukov et al.,
-Double/Debiased Machine Learning, Econometrics Journal 2018, section 3.4).
+would decide a mean. So regrets are inter-quartile means over seeds. Where seeds only cut the
+same users anew, an estimate is the median over these partitions, and its interval is widened by
+their spread (Chernozhukov et al., Double/Debiased Machine Learning, Econometrics Journal 2018,
+section 3.4).
 """
 
 from __future__ import annotations

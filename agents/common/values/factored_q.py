@@ -60,7 +60,7 @@ class NextValue(nn.Module):
         return net.eval().requires_grad_(False)
 
     def given(self, h: Tensor, cell: Tensor) -> Tensor:
-        """(n, D * G) standardised values for trunk output h (n, joint) and cells of `shift` (n,)."""
+        """(n, D * G) standardised values of trunk output h, (n, joint), and cells of `shift`."""
         shift = nn.functional.embedding(cell, self.shift.flatten(0, 1))
         return self.head(nn.functional.silu(h + shift))
 
