@@ -52,6 +52,7 @@ from agents.common import files
 from agents.common.nets import Track, calendar, minimise, no_track, seeded
 from agents.common.tensors import Panel, panel
 from agents.common.values.family import (
+    JUDGED_STEPS,
     FamilyModel,
     Judge,
     Sizes,
@@ -154,8 +155,8 @@ def fit(
     critic = learn_responses(learn, config, seed, track=track)
     family = Sequences(_learned(learn, critic, config, seed, track), critic.support)
     judge = Judge(
-        test, width=config.width, epochs=config.outcome_epochs, seed=seed, track=track,
-        progress=config.progress,
+        test, width=config.width, epochs=config.outcome_epochs,
+        steps=min(config.steps, JUDGED_STEPS), seed=seed, track=track, progress=config.progress,
     )  # fmt: skip
     history, heads = _history(panel(test)), range(len(critic.frontier.price) - 1)
     choice = torch.stack([family.follow(history, head) for head in heads], dim=-1)

@@ -29,7 +29,7 @@ from marketing_env import DayView, LoggedDataset
 
 torch.set_num_threads(1)
 SMALL = cluster.Config(width=16, batch=256, epochs=1, outcome_epochs=1, progress=False)
-FITTING = Fitting(epochs=1, batch=256)
+FITTING = Fitting(epochs=3, batch=256)
 
 # Reward and cost (K, 2) of two segments: one is content with arm 1, the other wants arm 2.
 SEGMENTS = np.array([[[1, 0], [2, 1], [2.1, 2]], [[0, 0], [0.1, 1], [2, 1.5]]])

@@ -29,8 +29,8 @@ SMALL = Config(
     network="multi_task",
     folds=1,
     width=8,
-    warm_epochs=1,
-    epochs=1,
+    warm_epochs=3,
+    epochs=3,
     batch=256,
     progress=False,
     learning_rate=3e-3,
@@ -232,7 +232,7 @@ def test_real_spend_keeps_to_the_budget() -> None:
 def test_units_of_the_log_do_not_matter() -> None:
     log = trial(600).log
     scaled = replace(log, reward=1000 * log.reward, cost=log.cost / 50)
-    config = replace(SMALL, epochs=2)
+    config = replace(SMALL, epochs=3)
 
     def choices(of: LoggedDataset, factor: float) -> Array:
         predicted = fit(of, config).members[0].predict(of.obs[:, 0], 0)

@@ -87,8 +87,8 @@ def test_rewards_below_zero_need_heads() -> None:
 
 
 def test_training_on_ends_with_the_state_judged_best() -> None:
-    predictor, seen = fitted("linear"), []
-    fitting = Fitting(1.0, batch=256, learning_rate=3e-3)
+    predictor, seen = fitted("linear", epochs=3), []
+    fitting = Fitting(3.0, batch=256, learning_rate=3e-3)
 
     def judge(step: int) -> float:
         seen.append((step, predictor(ROWS).clone()))

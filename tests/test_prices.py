@@ -44,12 +44,12 @@ def test_prices_rise_from_none_to_infinite() -> None:
     config = preset("toy")
     data = panel(rollout(RandomPolicy(config.n_actions), config, n_users=500, seed=0))
     model = fit_outcomes(data, torch.arange(data.n_users), width=8, epochs=1)
-    money = choose_prices(data, model, torch.zeros(config.n_actions, 0), 6)
+    money = choose_prices(data, model, torch.zeros(config.n_actions, 0), 6, steps=20)
     assert money.shape == (7, 1)
     assert (money[1:] > money[:-1]).all()
     assert money[0] == 0
     assert money[-1] == torch.inf
     contact = (torch.arange(config.n_actions) > 0).float()[:, None]
-    both = choose_prices(data, model, contact, 4)
+    both = choose_prices(data, model, contact, 4, steps=20)
     assert both.shape == (4 * 5 + 1, 2)  # four prices of contacts, and none
     assert both[-1].isinf().all()

@@ -63,16 +63,17 @@ class UserDays(NamedTuple):
 class Fitting(NamedTuple):
     """How a network is trained."""
 
-    epochs: float = 6.0  # passes over the rows, but at least so many steps as `fewest`
+    epochs: float = 6.0  # passes over the rows, but at least as many steps as `fewest`
     batch: int = 2048
     learning_rate: float = 5e-3
     seed: int = 0
     track: Track = no_track
     progress: bool = False
-    fewest: int = 300
+    fewest: int = 300  # fewer in proportion, where less than three passes are wanted
 
     def steps(self, n_rows: int) -> int:
-        return max(self.fewest, math.ceil(self.epochs * n_rows / self.batch))
+        fewest = math.ceil(self.fewest * min(1.0, self.epochs / 3))
+        return max(fewest, math.ceil(self.epochs * n_rows / self.batch))
 
     def run(
         self,

@@ -34,6 +34,7 @@ from agents.common.values.prices import choose_prices
 from agents.common.values.responses import first_morning, frontier_of, taught
 from marketing_env import ConstantPolicy, DayView, LoggedDataset, MixedPolicy, Policy
 
+JUDGED_STEPS = 100  # most gradient steps a day of a judge, and no more than its learner took
 _ROWS = 8192  # users served at once
 C = TypeVar("C")
 
@@ -265,8 +266,8 @@ def with_judge(
     """Users to learn from, and a judge that has the others, as a method's `config` wants them."""
     learn, test = hold_out(log, config.judge_share, seed)
     return learn, Judge(
-        test, width=config.width, epochs=config.outcome_epochs, seed=seed, track=track,
-        progress=config.progress,
+        test, width=config.width, epochs=config.outcome_epochs,
+        steps=min(config.steps, JUDGED_STEPS), seed=seed, track=track, progress=config.progress,
     )  # fmt: skip
 
 

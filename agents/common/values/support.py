@@ -70,7 +70,7 @@ def fit_support(
     users_of, days_of = rows // data.horizon, rows % data.horizon
     x = model.inputs(data.obs[users_of[:100_000], days_of[:100_000]], days_of[:100_000])
     model.mean, model.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
-    steps = max(300, math.ceil(epochs * len(rows) / batch))
+    steps = max(math.ceil(300 * min(1.0, epochs / 3)), math.ceil(epochs * len(rows) / batch))
 
     def loss(index: Tensor) -> Tensor:
         user, day = users_of[index], days_of[index]
