@@ -156,7 +156,7 @@ def test_a_response_is_calibrated_on_the_users_named() -> None:
     log = lbcf(CONFIG).log
     users = np.arange(0, log.n_users, 2)
     rows = user_days(log, users)
-    network = fit_representation(rows, 4, 1, 0, Fitting(1.0, 256))
+    network = fit_representation(rows, 4, 1, 0, Fitting(3.0, 256))
     with torch.no_grad():
         network.get_parameter("towers.1.0.bias").add_(2.0)  # costs told too high
     response = MultiTaskResponse(network)

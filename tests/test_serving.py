@@ -215,7 +215,8 @@ def test_money_left_moves_the_decisions(name: str, folders: Any) -> None:
 @every_fast
 def test_money_fed_back_is_what_is_spent(name: str, folders: Any) -> None:
     budget = 0.3 * toy_log().spend
-    server = agents.serve(folders(name, steps=60, outcome_epochs=4), budget)
+    longer = {"steps": 60, "outcome_epochs": 4, "warm_epochs": 3, "epochs": 3}
+    server = agents.serve(folders(name, **longer), budget)
     planned, fed = (spent(server, feedback) / budget for feedback in (False, True))
     assert abs(fed - 1) <= 0.15
     assert abs(fed - 1) <= abs(planned - 1) + 0.04
