@@ -52,11 +52,10 @@ from agents.common import files
 from agents.common.nets import Track, calendar, minimise, no_track, seeded
 from agents.common.tensors import Panel, panel
 from agents.common.values.family import (
-    JUDGED_STEPS,
     FamilyModel,
-    Judge,
     Sizes,
     hold_out,
+    judge_of,
     load_family,
     recorded,
     sizes_of,
@@ -154,10 +153,7 @@ def fit(
     learn, test = (_some(part, config.users) for part in hold_out(log, config.judge_share, seed))
     critic = learn_responses(learn, config, seed, track=track)
     family = Sequences(_learned(learn, critic, config, seed, track), critic.support)
-    judge = Judge(
-        test, width=config.width, epochs=config.outcome_epochs,
-        steps=min(config.steps, JUDGED_STEPS), seed=seed, track=track, progress=config.progress,
-    )  # fmt: skip
+    judge = judge_of(test, config, seed, track)
     history, heads = _history(panel(test)), range(len(critic.frontier.price) - 1)
     choice = torch.stack([family.follow(history, head) for head in heads], dim=-1)
     prices = torch.tensor(critic.frontier.price, dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -24,6 +25,15 @@ class Schedule(NamedTuple):
     steps: int = 150
     batch: int = 2048  # rows a step
     lr: float = 5e-3
+
+
+def steps_of(epochs: float, rows: int, batch: int, fewest: int) -> int:
+    """Gradient steps of so many passes over the rows.
+
+    They are at least `fewest`, or fewer in proportion where less than three passes are wanted.
+    """
+    least = math.ceil(fewest * min(1.0, epochs / 3))
+    return max(least, math.ceil(epochs * rows / batch))
 
 
 @contextmanager

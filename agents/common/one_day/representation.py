@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from agents.common.nets import Track, minimise, mlp, no_track, seeded, standardised
+from agents.common.nets import Track, minimise, mlp, no_track, seeded, standardised, steps_of
 from agents.common.one_day.direct_rank import arm_weights
 from agents.common.tensors import panel
 from agents.common.types import Array
@@ -69,11 +69,10 @@ class Fitting(NamedTuple):
     seed: int = 0
     track: Track = no_track
     progress: bool = False
-    fewest: int = 300  # fewer in proportion, where less than three passes are wanted
+    fewest: int = 300
 
     def steps(self, n_rows: int) -> int:
-        fewest = math.ceil(self.fewest * min(1.0, self.epochs / 3))
-        return max(fewest, math.ceil(self.epochs * n_rows / self.batch))
+        return steps_of(self.epochs, n_rows, self.batch, self.fewest)
 
     def run(
         self,

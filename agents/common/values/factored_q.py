@@ -121,7 +121,6 @@ class FactoredMember:
         net.spread = following.std(0, correction=0).clamp(min=1e-6)
         x = torch.cat([self._inputs(lesson.obs, day), lesson.age], dim=-1)
         goal = ((following - net.centre) / net.spread).flatten(1)
-
         cell = lesson.action * net.shift.shape[1] + lesson.outcome
 
         # `index_select` and `embedding` are a good deal faster than indexing.

@@ -34,7 +34,7 @@ from agents.common.values.prices import choose_prices
 from agents.common.values.responses import first_morning, frontier_of, taught
 from marketing_env import ConstantPolicy, DayView, LoggedDataset, MixedPolicy, Policy
 
-JUDGED_STEPS = 100  # most gradient steps a day of a judge, and no more than its learner took
+_JUDGED_STEPS = 100  # most gradient steps a day of a judge, and no more than its learner took
 _ROWS = 8192  # users served at once
 C = TypeVar("C")
 
@@ -265,9 +265,14 @@ def with_judge(
 ) -> tuple[LoggedDataset, Judge]:
     """Users to learn from, and a judge that has the others, as a method's `config` wants them."""
     learn, test = hold_out(log, config.judge_share, seed)
-    return learn, Judge(
+    return learn, judge_of(test, config, seed, track)
+
+
+def judge_of(test: LoggedDataset, config: Any, seed: int, track: Track) -> Judge:
+    """A judge who has these users, as a method's `config` wants him."""
+    return Judge(
         test, width=config.width, epochs=config.outcome_epochs,
-        steps=min(config.steps, JUDGED_STEPS), seed=seed, track=track, progress=config.progress,
+        steps=min(config.steps, _JUDGED_STEPS), seed=seed, track=track, progress=config.progress,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ with a relative one, rare but honest exploration would not count).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.nets import Track, minimise, mlp, no_track, standardised
+from agents.common.nets import Track, minimise, mlp, no_track, standardised, steps_of
 from agents.common.tensors import Panel
 from marketing_env import LoggedDataset
 
@@ -70,7 +69,7 @@ def fit_support(
     users_of, days_of = rows // data.horizon, rows % data.horizon
     x = model.inputs(data.obs[users_of[:100_000], days_of[:100_000]], days_of[:100_000])
     model.mean, model.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
-    steps = max(math.ceil(300 * min(1.0, epochs / 3)), math.ceil(epochs * len(rows) / batch))
+    steps = steps_of(epochs, len(rows), batch, fewest=300)
 
     def loss(index: Tensor) -> Tensor:
         user, day = users_of[index], days_of[index]
