@@ -59,7 +59,7 @@ SMALL = {
     "folds": 3,
     "iterations": 5,
     "members": 2,
-    "outcome_epochs": 1,
+    "outcome_epochs": 0.25,
     "prices": 6,
     "progress": False,
     "rounds": 3,

@@ -54,7 +54,7 @@ MONEY = preset("grocery", horizon=4)  # rewards of many sizes
 LEARNERS = method_names()
 # Settings that make training short, for whatever method has them.
 SMALL = {
-    "batch": 256, "epochs": 1, "folds": 3, "members": 2, "outcome_epochs": 1, "prices": 6,
+    "batch": 256, "epochs": 1, "folds": 3, "members": 2, "outcome_epochs": 0.25, "prices": 6,
     "progress": False, "rounds": 3, "steps": 8, "trees": 8, "updates": 20, "warm_epochs": 1,
     "width": 16,
 }  # fmt: skip
