@@ -252,7 +252,7 @@ def test_saved_models_answer_the_same(tmp_path: Path) -> None:
 
 def test_networks_are_rebuilt_from_their_state() -> None:
     log = rollout(RandomPolicy(3), preset("toy"), 300, seed=1)
-    outcomes = fit_outcomes(panel(log), torch.arange(300), width=8, epochs=1)
+    outcomes = fit_outcomes(panel(log), torch.arange(300), width=8, epochs=0.1)
     response = NetworkResponse(outcomes)
     again = NetworkResponse.from_state(response.state())
     obs = log.obs[:, 1]

@@ -28,7 +28,7 @@ from marketing_env import LoggedDataset, RandomPolicy, preset, rollout
 ROOT = Path(allocate.__file__).parents[1]
 CONFIG = preset("toy", horizon=3)
 SMALL: dict[str, dict[str, Any]] = {
-    "mixed_policy": {"steps": 10, "prices": 5, "outcome_epochs": 1, "width": 16, "folds": 2},
+    "mixed_policy": {"steps": 10, "prices": 5, "outcome_epochs": 0.1, "width": 16, "folds": 2},
     "greedy_uplift": {"epochs": 1, "width": 16},
 }
 BUDGET = 60.0

@@ -51,7 +51,7 @@ def members_of(
         return [
             PlainMember(n_obs, data.horizon, uses, heads, seed=f, **settings) for f in range(folds)
         ]
-    epochs = 8 if schedule["steps"] >= 60 else 1  # where values matter, or only shapes
+    epochs = 8 if schedule["steps"] >= 60 else 0.1  # where values matter, or only shapes
     outcomes = fit_members(data, fold, folds, width=24, batch=1024, epochs=epochs)
     return [
         FactoredMember(o, uses, heads, joint=24, seed=f, **settings) for f, o in enumerate(outcomes)
@@ -173,7 +173,7 @@ def test_member_learns_nothing_from_its_own_fold(oracle: str) -> None:
         data.obs, torch.where(fold[:, None] == 0, 0, data.action), data.reward, data.cost,
         data.outcome, data.valid, n_actions=K,
     )  # fmt: skip
-    outcomes = fit_members(data, fold, 2, width=8, epochs=1)
+    outcomes = fit_members(data, fold, 2, width=8, epochs=0.1)
     schedule = Schedule(steps=3, batch=32)
     day, following = T - 2, torch.randn(120, 2, 5, generator=torch.Generator().manual_seed(0))
     users, days = torch.arange(120), torch.full((120,), T - 1)
@@ -226,7 +226,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
     fold = torch.arange(300) % 3
     first = []
     for workers in (1, 3):
-        outcomes = fit_members(data, fold, 3, workers=workers, width=8, epochs=1)
+        outcomes = fit_members(data, fold, 3, workers=workers, width=8, epochs=0.1)
         members = [
             FactoredMember(o, MONEY_ONLY, 5, width=8, joint=8, schedule=Schedule(steps=3), seed=f)
             for f, o in enumerate(outcomes)

@@ -67,7 +67,7 @@ def test_a_user_of_a_mixture_has_the_values_of_his_own_policy(log: LoggedDataset
 def test_shape_seed_and_the_last_day(log: LoggedDataset) -> None:
     few = log.take(slice(0, 300))
     runs = [
-        fitted_q_evaluation(RandomPolicy(K), few, width=8, steps=5, epochs=1, seed=s)
+        fitted_q_evaluation(RandomPolicy(K), few, width=8, steps=5, epochs=0.1, seed=s)
         for s in (4, 4, 5)
     ]
     assert runs[0].shape == (300, CONFIG.horizon, K, 3)
@@ -88,7 +88,7 @@ def test_nobody_is_judged_by_his_own_data(log: LoggedDataset) -> None:
         few.obs, few.action, few.propensity, reward, few.cost, few.valid, few.bucket, few.meta
     )
     a, b = (
-        fitted_q_evaluation(RandomPolicy(K), x, width=8, steps=5, epochs=1) for x in (few, changed)
+        fitted_q_evaluation(RandomPolicy(K), x, width=8, steps=5, epochs=0.1) for x in (few, changed)
     )
     # The last day's values need the outcome model alone.
     assert np.array_equal(a[user, -1], b[user, -1])
@@ -97,7 +97,7 @@ def test_nobody_is_judged_by_his_own_data(log: LoggedDataset) -> None:
 
 def test_one_fold_learns_from_everyone(log: LoggedDataset) -> None:
     few = log.take(slice(0, 300))
-    q = fitted_q_evaluation(RandomPolicy(K), few, folds=1, width=8, steps=5, epochs=1)
+    q = fitted_q_evaluation(RandomPolicy(K), few, folds=1, width=8, steps=5, epochs=0.1)
     assert np.isfinite(q).all()
 
 
@@ -118,7 +118,7 @@ def test_a_part_of_several_mixtures_is_valued_once(log: LoggedDataset) -> None:
     few = log.take(slice(0, 300))
     nothing, all_two = ConstantPolicy(0, K), ConstantPolicy(2, K)
     mixtures = [MixedPolicy([nothing, all_two], [w, 1 - w]) for w in (0.25, 0.75)]
-    judge = FittedQEvaluation(few, width=8, steps=5, epochs=1)
+    judge = FittedQEvaluation(few, width=8, steps=5, epochs=0.1)
     first, second = judge.values(mixtures)
     alone = judge.values([nothing, all_two])
     for mixture, values in zip(mixtures, (first, second), strict=True):
@@ -140,5 +140,5 @@ class Diary:
 
 def test_policies_are_asked_once_a_day_in_order_with_everyone_there(log: LoggedDataset) -> None:
     diary = Diary()
-    fitted_q_evaluation(diary, log.take(slice(0, 50)), width=8, steps=2, epochs=1)
+    fitted_q_evaluation(diary, log.take(slice(0, 50)), width=8, steps=2, epochs=0.1)
     assert diary.asked == [(day, 50) for day in range(CONFIG.horizon)]

@@ -26,7 +26,7 @@ def toy(o: Options) -> Suite:
     """What the options ask for, judged on a few users; little training for mixed_policy too."""
     suite = comparison(o)
     judged = replace(suite.settings[0], test_seeds=(1_000, 1_001), repeats=1, hard_limit=False)
-    quick = {"outcome_epochs": 1.0, "folds": 2, **SMALL}
+    quick = {"outcome_epochs": 0.25, "folds": 2, **SMALL}
     return replace(suite, settings=(judged,), configs={**suite.configs, "mixed_policy": quick})
 
 

@@ -43,7 +43,7 @@ def test_a_spending_that_never_falls_has_prices_too() -> None:
 def test_prices_rise_from_none_to_infinite() -> None:
     config = preset("toy")
     data = panel(rollout(RandomPolicy(config.n_actions), config, n_users=500, seed=0))
-    model = fit_outcomes(data, torch.arange(data.n_users), width=8, epochs=1)
+    model = fit_outcomes(data, torch.arange(data.n_users), width=8, epochs=0.1)
     money = choose_prices(data, model, torch.zeros(config.n_actions, 0), 6, steps=20)
     assert money.shape == (7, 1)
     assert (money[1:] > money[:-1]).all()

@@ -15,7 +15,7 @@ from marketing_env import RandomPolicy, preset, rollout
 CONFIG = preset("toy")
 LOG = rollout(RandomPolicy(CONFIG.n_actions), CONFIG, 200, seed=1)
 BRIEF: dict[str, Any] = {
-    "folds": 2, "prices": 4, "width": 8, "steps": 2, "outcome_epochs": 1, "progress": False,
+    "folds": 2, "prices": 4, "width": 8, "steps": 2, "outcome_epochs": 0.1, "progress": False,
 }  # fmt: skip
 
 
