@@ -88,7 +88,8 @@ def test_nobody_is_judged_by_his_own_data(log: LoggedDataset) -> None:
         few.obs, few.action, few.propensity, reward, few.cost, few.valid, few.bucket, few.meta
     )
     a, b = (
-        fitted_q_evaluation(RandomPolicy(K), x, width=8, steps=5, epochs=0.1) for x in (few, changed)
+        fitted_q_evaluation(RandomPolicy(K), x, width=8, steps=5, epochs=0.1)
+        for x in (few, changed)
     )
     # The last day's values need the outcome model alone.
     assert np.array_equal(a[user, -1], b[user, -1])

@@ -11,7 +11,17 @@ from experiments import demo, log_data, replay, sweep, train
 from experiments.curves import read_curves
 from experiments.settings import SUITES
 
-TINY = ["--steps", "10", "--outcome-epochs", "0.1", "--width", "16", "--prices", "5", "--no-progress"]
+TINY = [
+    "--steps",
+    "10",
+    "--outcome-epochs",
+    "0.1",
+    "--width",
+    "16",
+    "--prices",
+    "5",
+    "--no-progress",
+]
 
 
 @pytest.fixture(scope="module")
