@@ -28,7 +28,7 @@ from agents.common.types import Array
 from marketing_env import DayView, LoggedDataset
 
 torch.set_num_threads(1)
-SMALL = cluster.Config(width=16, batch=256, epochs=1, outcome_epochs=1, progress=False)
+SMALL = cluster.Config(width=16, batch=256, epochs=1, outcome_epochs=0.25, progress=False)
 FITTING = Fitting(epochs=3, batch=256)
 
 # Reward and cost (K, 2) of two segments: one is content with arm 1, the other wants arm 2.

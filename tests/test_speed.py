@@ -105,7 +105,7 @@ def test_model_of_a_sample_is_judged_on_fresh_users() -> None:
         "toy", "toy", budget_shares=(0.1, 0.4), test_users=100, test_seeds=(1_000, 1_001),
         repeats=1, hard_limit=False,
     )  # fmt: skip
-    brief = {"folds": 2, "steps": 5, "width": 8, "prices": 4}
+    brief = {"folds": 2, "steps": 5, "width": 8, "prices": 4, "outcome_epochs": 0.25}
     (row,) = speed_training.training((200, 700), setting, brief, learned_from=500)
     assert row["users"] == 700
     assert -100 < row["score"] <= 100
