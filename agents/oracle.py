@@ -39,6 +39,11 @@ class Oracle:
         assert solved.action is not None
         return TablePolicy(self.config, solved.action, np.array(self.weight))
 
+    def expected(self, users: Users) -> float:
+        """Exact mean reward of these users, without the luck of a simulated campaign."""
+        solved = plan(self.config, users, self.price, foresight=self.foresight)
+        return float(solved.reward.mean(axis=0) @ self.weight)
+
 
 def oracles(
     config: CampaignConfig, budgets: Sequence[float], users: Users, foresight: float = 1.0

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agents import Model
+from agents.oracle import Oracle
 from experiments.campaigns import budgets, campaign
 from experiments.results import write_json
 from experiments.settings import Setting
@@ -151,8 +152,16 @@ class Judge:
             # By population, at matched spend: differences between methods are paired by them.
             "gains": _rounded(matched * (free.reward - self.idle.reward)),
             "best_gains": _rounded(self.best.gain[:, i]),
+            **({"luck": _rounded(self.luck(policy, free))} if isinstance(policy, Oracle) else {}),
             **(self.held(i, policy) if self.setting.hard_limit else {}),
         }
+
+    def luck(self, plan: Oracle, found: Evaluation) -> np.ndarray:
+        """(populations,) by how much a simulated plan gains more than is expected of it."""
+        s = self.setting
+        populations = (sample_users(self.config, s.test_users, seed) for seed in s.test_seeds)
+        expected = np.array([plan.expected(users) for users in populations])
+        return np.asarray((found.reward - self.idle.reward) - (expected - self.best.idle))
 
     def held(self, i: int, policy: Policy | Reference) -> dict[str, Any]:
         """What it is worth if the simulator enforces the budget."""

@@ -119,19 +119,29 @@ def references(
 ) -> list[dict[str, Any]]:
     """What methods are held against (`references.py`), judged like a method.
 
-    On the first populations only: the plans of some are solved for every user.
+    The optimum meets every population, for its luck there tells what methods owe to theirs
+    (`reporting/luck.py`). The others meet the first ones: plans are solved for every user.
     """
-    judge = Judge(replace(setting, test_seeds=setting.test_seeds[:4]), progress)
-    users, results = judge.users, []
-    for name in only:
-        policies = reference(
-            name, judge.config, judge.budgets, logging=behaviour(setting), users=users
-        )
-        rows = [judge.row(i, p) | example(judge, p) for i, p in enumerate(policies)]
-        result = {
-            "setting": asdict(judge.setting), "method": name, "config": {}, "seed": 0, "rows": rows,
-            "seconds": 0.0, **provenance(),
-        }  # fmt: skip
-        write_json(out / f"{name}.json", result)
-        results.append(result)
+    whole, rest = (tuple(n for n in only if (n == "oracle") == w) for w in (True, False))
+    results = []
+    if whole:
+        judge = Judge(setting, progress, out / "truth.json")
+        results += [_reference(name, judge, out) for name in whole]
+    if rest:
+        judge = Judge(replace(setting, test_seeds=setting.test_seeds[:4]), progress)
+        results += [_reference(name, judge, out) for name in rest]
     return results
+
+
+def _reference(name: str, judge: Judge, out: Path) -> dict[str, Any]:
+    setting = judge.setting
+    policies = reference(
+        name, judge.config, judge.budgets, logging=behaviour(setting), users=judge.users
+    )
+    rows = [judge.row(i, p) | example(judge, p) for i, p in enumerate(policies)]
+    result = {
+        "setting": asdict(setting), "method": name, "config": {}, "seed": 0, "rows": rows,
+        "seconds": 0.0, **provenance(),
+    }  # fmt: skip
+    write_json(out / f"{name}.json", result)
+    return result

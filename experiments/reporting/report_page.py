@@ -184,8 +184,9 @@ def limits(found: Settings) -> Iterator[str]:
         " counts as the weighted mean of its parts, without the luck of who follows which."
     )
     yield (
-        "References (exact optimum, perfect myopic) are simulated on fewer populations than the"
-        " methods, with plans made for these very users."
+        "The exact optimum was simulated on the methods' populations: what it gained there beyond"
+        " its expectation is luck that methods near it share, and their scores are less that part."
+        " Other references are simulated on fewer populations."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.reporting.luck import without_luck
 from marketing_env.config import Array
 
 Run = dict[str, Any]
@@ -24,7 +25,7 @@ def find_runs(folder: str | Path) -> dict[Path, list[Run]]:
 
     What is no run is left out, and so are trials of settings (`experiments.tune`). Broken files,
     and runs whose budgets differ from those of their neighbours, are named on the terminal and left
-    out.
+    out. Scores are less what luck explains (`luck.py`).
     """
     found: dict[Path, list[Run]] = {}
     for path in sorted(Path(folder).rglob("*.json"), key=_numbers_in_order):
@@ -36,7 +37,7 @@ def find_runs(folder: str | Path) -> dict[Path, list[Run]]:
             print(f"{path}: left out, its budgets are not those of {beside[0]['method']}")
             continue
         beside.append(run)
-    return found
+    return {place: without_luck(runs) for place, runs in found.items()}
 
 
 def by_suite(settings: Mapping[Path, list[Run]]) -> dict[Path, dict[Path, list[Run]]]:

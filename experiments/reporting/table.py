@@ -34,7 +34,9 @@ from experiments.reporting.verdict import duels, said
 
 _NOTE = (
     "Scores: 100 is the exact optimum at the budget, 0 is no incentives; ± is 1.96 standard errors"
-    " over evaluation populations and, where there are several, training seeds."
+    " over evaluation populations and, where there are several, training seeds. Where the optimum"
+    " was simulated on the same populations (row *oracle*), methods' scores are less what its luck"
+    " there explains."
 )
 _PAIRED = "Differences are paired by training seed; their ± is Student's 95 % interval over seeds."
 _BLANK = "–"
