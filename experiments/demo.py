@@ -21,6 +21,7 @@ from agents.common.values.ope import fitted_q_evaluation
 from experiments import cli, plot
 from experiments.campaigns import behaviour, collect
 from experiments.judging import Judge
+from experiments.reporting.luck import without_luck
 from experiments.reporting.tables import print_table
 from experiments.results import ROOT, provenance, write_json
 from experiments.run import references, run
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     print("2/5 the exact optimum, and the myopic policy with perfect knowledge")
     found = references(setting, results)
-    judge = Judge(setting)
+    judge = Judge(setting, truth=results / "truth.json")
 
     print("3/5 learning from the log alone, judged against the simulator")
     for name in suite.methods:
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("5/5 figures")
     figures = plot.draw(folder)
     print_table(
-        [{**r, **row} for r in found for row in r["rows"]],
+        [{**r, **row} for r in without_luck(found) for row in r["rows"]],
         SHOWN,
         f"score: 100 = the exact optimum ({setting.preset}, {len(setting.test_seeds)} populations)",
     )
