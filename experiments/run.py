@@ -26,6 +26,7 @@ from marketing_env import CampaignConfig, LoggedDataset, Policy
 
 Estimates = Callable[[Sequence[Policy]], Sequence[Mapping[str, Any]]]
 """From the policies of all budgets to what a log alone says of each, by estimator."""
+_FEW = 4  # populations that choose the prices of plans
 
 
 def train(
@@ -120,7 +121,8 @@ def references(
     """What methods are held against (`references.py`), judged like a method.
 
     The optimum meets every population, for its luck there tells what methods owe to theirs
-    (`reporting/luck.py`). The others meet the first ones: plans are solved for every user.
+    (`reporting/luck.py`). The others meet the first few, and these choose every plan's prices:
+    plans are solved for each user.
     """
     whole, rest = (tuple(n for n in only if (n == "oracle") == w) for w in (True, False))
     results = []
@@ -128,16 +130,14 @@ def references(
         judge = Judge(setting, progress, out / "truth.json")
         results += [_reference(name, judge, out) for name in whole]
     if rest:
-        judge = Judge(replace(setting, test_seeds=setting.test_seeds[:4]), progress)
+        judge = Judge(replace(setting, test_seeds=setting.test_seeds[:_FEW]), progress)
         results += [_reference(name, judge, out) for name in rest]
     return results
 
 
 def _reference(name: str, judge: Judge, out: Path) -> dict[str, Any]:
-    setting = judge.setting
-    policies = reference(
-        name, judge.config, judge.budgets, logging=behaviour(setting), users=judge.users
-    )
+    setting, users = judge.setting, judge.users.take(slice(0, _FEW * judge.setting.test_users))
+    policies = reference(name, judge.config, judge.budgets, logging=behaviour(setting), users=users)
     rows = [judge.row(i, p) | example(judge, p) for i, p in enumerate(policies)]
     result = {
         "setting": asdict(setting), "method": name, "config": {}, "seed": 0, "rows": rows,
