@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.common.types import Array
-from marketing_env import CampaignConfig, DayView, Policy, Users
+from marketing_env import CampaignConfig, DayView, Users
 from marketing_env.dynamics import levels
 from marketing_env.exact import best_mixture, curve, plan
 
@@ -33,16 +33,13 @@ class Oracle:
     weight: tuple[float, ...]
     foresight: float = 1.0
 
-    def for_users(self, users: Users) -> Policy:
+    def for_users(self, users: Users) -> TablePolicy:
         """The policy for these users; rows of the views it is shown must be theirs, in order."""
         solved = plan(self.config, users, self.price, foresight=self.foresight, keep_actions=True)
         assert solved.action is not None
-        return TablePolicy(self.config, solved.action, np.array(self.weight))
-
-    def expected(self, users: Users) -> float:
-        """Exact mean reward of these users, without the luck of a simulated campaign."""
-        solved = plan(self.config, users, self.price, foresight=self.foresight)
-        return float(solved.reward.mean(axis=0) @ self.weight)
+        weight = np.array(self.weight)
+        expected = float(solved.reward.mean(axis=0) @ weight)
+        return TablePolicy(self.config, solved.action, weight, expected)
 
 
 def oracles(
@@ -69,6 +66,7 @@ class TablePolicy:
     config: CampaignConfig
     action: Array  # (P, T, n, S) by component, day, user and state
     weight: Array  # (P,)
+    expected: float  # exact reward per user per campaign, without the luck of a simulated one
 
     def probs(self, view: DayView) -> Array:
         """One-hot rows.

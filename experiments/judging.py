@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agents import Model
-from agents.oracle import Oracle
+from agents.oracle import Oracle, TablePolicy
 from experiments.campaigns import budgets, campaign
 from experiments.results import write_json
 from experiments.settings import Setting
@@ -41,6 +41,22 @@ class Shown(NamedTuple):
     cost: np.ndarray  # (T,) of a day, per user
     reward: np.ndarray  # (T,)
     given: Mapping[str, Mapping[float, np.ndarray]]  # by state and level: user-days, incentives
+
+
+class _Told:
+    """A plan that remembers what it is expected to earn with each population that it meets."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        self.oracle, self.expected = oracle, list[float]()
+
+    def for_users(self, users: Users) -> TablePolicy:
+        made = self.oracle.for_users(users)
+        self.expected.append(made.expected)
+        return made
+
+    def gain(self, idle: np.ndarray) -> np.ndarray:
+        """(populations,) over what they earn without incentives."""
+        return np.array(self.expected) - idle
 
 
 class Judge:
@@ -134,15 +150,17 @@ class Judge:
     def row(self, i: int, policy: Policy | Reference) -> dict[str, Any]:
         """What the policy for budget `i` is worth, without and with the hard limit."""
         budget = self.budgets[i]
-        free = self.evaluate(policy)
+        plan = _Told(policy) if isinstance(policy, Oracle) else None
+        free = self.evaluate(plan or policy)
         value, error = score(free, self.idle, self.best, i)
+        gain = free.reward - self.idle.reward
         matched = min(1.0, budget / max(float(free.cost.mean()), 1e-300))
         return {
             "budget": budget,
             "budget_share": self.setting.budget_shares[i],
             "score": value,
             "score_error": error,
-            "gain": float((free.reward - self.idle.reward).mean()),
+            "gain": float(gain.mean()),
             "best_gain": float(self.best.gain[:, i].mean()),
             "reward": float(free.reward.mean()),
             "reward_error": free.reward_error,
@@ -150,18 +168,12 @@ class Judge:
             "spend_share": float(free.cost.mean()) / budget,
             "spend_share_error": free.cost_error / budget,
             # By population, at matched spend: differences between methods are paired by them.
-            "gains": _rounded(matched * (free.reward - self.idle.reward)),
+            "gains": _rounded(matched * gain),
             "best_gains": _rounded(self.best.gain[:, i]),
-            **({"luck": _rounded(self.luck(policy, free))} if isinstance(policy, Oracle) else {}),
+            # What a plan gains more than is expected of it.
+            **({"luck": _rounded(gain - plan.gain(self.best.idle))} if plan else {}),
             **(self.held(i, policy) if self.setting.hard_limit else {}),
         }
-
-    def luck(self, plan: Oracle, found: Evaluation) -> np.ndarray:
-        """(populations,) by how much a simulated plan gains more than is expected of it."""
-        s = self.setting
-        populations = (sample_users(self.config, s.test_users, seed) for seed in s.test_seeds)
-        expected = np.array([plan.expected(users) for users in populations])
-        return np.asarray((found.reward - self.idle.reward) - (expected - self.best.idle))
 
     def held(self, i: int, policy: Policy | Reference) -> dict[str, Any]:
         """What it is worth if the simulator enforces the budget."""
