@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+from experiments import plot
+from experiments.results import ROOT
+
+README = ROOT / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
 COMMANDS = re.findall(r"^python -m (experiments\.\w+)", README.read_text(), flags=re.M)
 
@@ -31,3 +33,7 @@ def test_both_commands_are_there() -> None:
     assert "make demo" in README.read_text()
     assert "make test" in README.read_text()
     assert len(EXAMPLES) >= 3
+
+
+def test_tables_are_those_of_the_results(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plot.main([str(ROOT / "results"), "--check"]) == 0, capsys.readouterr().out

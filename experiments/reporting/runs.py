@@ -90,7 +90,7 @@ def column(runs: Sequence[Run], key: str) -> Array:
 
 
 def setting_of(runs: Sequence[Run]) -> dict[str, Any]:
-    """The setting that runs share; references are judged on fewer populations."""
+    """The setting that runs share; most references are judged on fewer populations."""
     learned = (run for run in runs if run["method"] not in REFERENCES)
     return dict(next(learned, runs[0])["setting"])
 

@@ -25,8 +25,8 @@ def strata(settings: Iterable[Sequence[Run]], main: str) -> dict[str, list[Array
     """Scores of each method in every setting of the main method, (seeds, budgets) each.
 
     Methods that miss one of these settings are left out: a mean over other settings would compare
-    campaigns, not methods. References are judged on fewer populations, and left out too. The
-    highest interquartile mean comes first.
+    campaigns, not methods. References learn nothing, and are left out too. The highest
+    interquartile mean comes first.
     """
     groups = [found for runs in settings if main in (found := by_method(runs))]
     there = {m for found in groups for m in found if m not in REFERENCES}
