@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("5/5 figures")
     figures = plot.draw(folder)
     print_table(
-        [{**r, **row} for r in without_luck(found) for row in r["rows"]],
+        [{**r, **row} for r in without_luck({results: found})[results] for row in r["rows"]],
         SHOWN,
         f"score: 100 = the exact optimum ({setting.preset}, {len(setting.test_seeds)} populations)",
     )

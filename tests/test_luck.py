@@ -12,7 +12,7 @@ from made_up import made_up
 from numpy.testing import assert_allclose
 
 from experiments.judging import Judge
-from experiments.reporting.luck import without_luck
+from experiments.reporting.luck import without_luck as of_settings
 from experiments.reporting.runs import Run, column, find_runs
 from experiments.run import references
 from experiments.settings import SUITES
@@ -23,6 +23,10 @@ TOY = replace(
     SUITES["toy"].settings[0], test_users=100, test_seeds=SEEDS, hard_limit=False,
     budget_shares=(0.3,),
 )  # fmt: skip
+
+
+def without_luck(runs: list[Run]) -> list[Run]:
+    return of_settings({Path("a"): runs})[Path("a")]
 
 
 def pair(share: float = 0.8, sharing: float = 0.7, n: int = 20, seed: int = 0) -> list[Run]:
@@ -79,6 +83,14 @@ def test_other_campaigns_tell_nothing(change: str) -> None:
     if change == "no optimum":
         del runs[0]
     assert without_luck(runs) == runs
+
+
+def test_settings_of_the_same_populations_share_the_optimum() -> None:
+    optimum, method = pair()
+    a, b = Path("random"), Path("production")
+    found = of_settings({a: [method], b: [optimum]})
+    assert found == {a: without_luck([optimum, method])[1:], b: [optimum]}
+    assert found[a] != [method]
 
 
 def test_the_optimum_meets_every_population_and_its_luck_is_chance(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ control variate (Lavenberg & Welch, Management Science, 1981). Intervals become 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,27 +21,34 @@ _FEWEST = 8  # populations that tell beta
 _JUDGED = ("preset", "overrides", "test_users", "test_seeds", "repeats", "budget_shares")
 
 
-def without_luck(runs: Iterable[Run]) -> list[Run]:
-    """The runs of one setting, scores and gains less what the optimum's luck explains.
+def without_luck(settings: Mapping[Path, Iterable[Run]]) -> dict[Path, list[Run]]:
+    """The runs of each setting, scores and gains less what the optimum's luck explains.
 
-    Runs stay as they are if the optimum was not simulated on the same populations, or on few.
+    Settings that are judged on the same populations share the optimum that one of them simulated;
+    runs without any, or on few populations, stay as they are.
     """
-    every = list(runs)
-    optimum = next((run for run in every if run["method"] == "oracle"), None)
-    if optimum is None or not all("luck" in row for row in optimum["rows"]):
-        return every
-    return [
-        run if run is optimum or not _together(run, optimum) else _cleared(run, optimum)
-        for run in every
-    ]
+    found = {place: list(runs) for place, runs in settings.items()}
+    optima = {
+        _judged(run): run
+        for runs in found.values()
+        for run in runs
+        if run["method"] == "oracle" and all("luck" in row for row in run["rows"])
+    }
+    return {
+        place: [_cleared(run, optima.get(_judged(run))) for run in runs]
+        for place, runs in found.items()
+    }
 
 
-def _together(run: Run, optimum: Run) -> bool:
-    a, b = ({key: of["setting"].get(key) for key in _JUDGED} for of in (run, optimum))
-    return a == b and all(len(row.get("gains", ())) >= _FEWEST for row in run["rows"])
+def _judged(run: Run) -> str:
+    """Equal for runs that are judged in the same campaigns."""
+    return json.dumps([run["setting"].get(key) for key in _JUDGED], sort_keys=True)
 
 
-def _cleared(run: Run, optimum: Run) -> Run:
+def _cleared(run: Run, optimum: Run | None) -> Run:
+    few = any(len(row.get("gains", ())) < _FEWEST for row in run["rows"])
+    if optimum is None or few or run["method"] == "oracle":
+        return run
     rows = [
         _row(row, np.array(known["luck"]))
         for row, known in zip(run["rows"], optimum["rows"], strict=True)

@@ -37,7 +37,7 @@ def find_runs(folder: str | Path) -> dict[Path, list[Run]]:
             print(f"{path}: left out, its budgets are not those of {beside[0]['method']}")
             continue
         beside.append(run)
-    return {place: without_luck(runs) for place, runs in found.items()}
+    return without_luck(found)
 
 
 def by_suite(settings: Mapping[Path, list[Run]]) -> dict[Path, dict[Path, list[Run]]]:
