@@ -94,3 +94,11 @@ def test_a_clean_sweep_is_said_and_so_is_its_lack() -> None:
         "not compared yet, for want of a baseline's results: lonely",
     ]
     assert report_page.verdict("main", {Path("a"): ours}) is None
+
+
+def test_intervals_of_one_log_are_named() -> None:
+    once = [made_up("mixed_policy", 1), made_up("dfcl", 1)]
+    settings = {Path("a"): once, Path("b"): [*seeds("mixed_policy", 9, 8), *seeds("dfcl", 7, 6)]}
+    said = verdict.said("it", verdict.duels(settings, "mixed_policy"))
+    assert "1 of the 2 pairs of a setting and a baseline have one training seed" in said
+    assert "training seed" not in verdict.said("it", verdict.duels(settings, "mixed_policy")[1:])

@@ -80,7 +80,7 @@ def by_setting(found: Iterable[Duel]) -> dict[str, list[Duel]]:
 
 
 def said(name: str, found: Sequence[Duel]) -> str:
-    """The outcome of all duels in two sentences."""
+    """The outcome of all duels in two sentences, and a third where intervals say little."""
     groups = by_setting(found)
     won = sum(all(duel.wins for duel in group) for group in groups.values())
     where = f"all {len(groups)}" if won == len(groups) else f"{won} of {len(groups)}"
@@ -90,12 +90,18 @@ def said(name: str, found: Sequence[Duel]) -> str:
     )
     to = ", ".join(f"{shown_name(other)} {times}" for other, times in lost.most_common())
     others = len({duel.baseline for duel in found})
+    single = sum(duel.difference.seeds == 1 for duel in found)
+    limit = (
+        f" {single} of the {len(found)} pairs of a setting and a baseline have one training seed:"
+        " their intervals tell of other users, not of another log."
+    )
     return (
         f"{name} beats every offline baseline at every budget in {where} compared settings, with"
         f" the 95 % interval of the difference clear of zero. Against {others}"
         f" baseline{'s' * (others > 1)}, setting by setting and budget by budget, it is clearly"
         f" ahead {outcomes[AHEAD]} times, not clearly different {outcomes[OPEN]} times, clearly"
         f" behind {outcomes[BEHIND]} times{f' ({to})' * bool(to)}."
+        f"{limit * bool(single)}"
     )
 
 
