@@ -232,13 +232,15 @@ def fit_members(
     # What a few thousand user-days tell differs by orders of magnitude between campaigns: users
     # held out say whether the members of a tiny log learn longer.
     tiny = members > 1 and len(data.user_days((fold != 0).nonzero()[:, 0])) <= _TINY
-    lengths, held = (1, 4) if tiny else (1,), (fold == 0).nonzero()[:, 0]
+    longer, found = 1, []
     with ThreadPoolExecutor(workers) as pool:
-        tried = list(pool.map(partial(fit, 0), lengths))
-        losses = [_held_out_loss(model, data, held) if tiny else 0.0 for model, _ in tried]
-        best = min(range(len(tried)), key=losses.__getitem__)
-        rest = pool.map(partial(fit, longer=lengths[best]), range(1, members))
-        found = [tried[best], *rest]
+        if tiny:
+            lengths, held = (1, 4), (fold == 0).nonzero()[:, 0]
+            tried = list(pool.map(partial(fit, 0), lengths))
+            losses = [_held_out_loss(model, data, held) for model, _ in tried]
+            best = min(range(len(tried)), key=losses.__getitem__)
+            longer, found = lengths[best], [tried[best]]
+        found += pool.map(partial(fit, longer=longer), range(len(found), members))
     for _, curve in found:
         for point in curve:
             track(*point)
