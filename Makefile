@@ -7,7 +7,7 @@ SOURCES := marketing_env agents experiments
 demo test: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format figures clean
+.PHONY: help demo test lint style types pytest format figures clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +16,9 @@ help:  ## list the targets
 .venv/.installed: pyproject.toml constraints.txt
 	@echo 'Installing the pinned environment into .venv: a few minutes, once.'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[all,dev]'
+	@# pip would compile on one core. Some packages hold templates that are no Python.
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 # Spark is large, and only its tests need it.
@@ -27,13 +29,20 @@ help:  ## list the targets
 demo: .venv/.installed  ## simulate, learn, allocate and compare with the exact optimum, in minutes
 	$(BIN)/python -u -m experiments.demo
 
-test: lint .venv/.spark  ## lint, then run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+test: style  ## lint and run every test
+	@$(MAKE) --no-print-directory --jobs 2 types pytest
 
-lint: .venv/.installed  ## ruff and mypy, changing nothing
+lint: style types  ## ruff and mypy, changing nothing
+
+style: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/.installed
 	$(BIN)/mypy $(SOURCES)
+
+pytest: .venv/.spark
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 format: .venv/.installed  ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix .

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Callable
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -64,6 +65,10 @@ class Import(NamedTuple):
     typing: bool  # under `if TYPE_CHECKING`
 
 
+# Every rule reads every file.
+parsed = cache(ast.parse)
+
+
 def read(root: Path, *folders: str) -> list[Module]:
     """Every module below the folders; the packages of the project by default."""
     found = []
@@ -72,7 +77,7 @@ def read(root: Path, *folders: str) -> list[Module]:
         parts = relative.with_suffix("").parts
         text = path.read_text(encoding="utf-8")
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found.append(Module(name, relative, text, ast.parse(text)))
+        found.append(Module(name, relative, text, parsed(text)))
     return found
 
 
@@ -110,6 +115,7 @@ def bindings(node: ast.Import) -> dict[str, str]:
     return full | {top(alias.name): top(alias.name) for alias in node.names if not alias.asname}
 
 
+@cache
 def imports(module: Module) -> list[Import]:
     """What import statements name, and `package.name` for each attribute of an imported package."""
     lazy = below(module, lambda node: isinstance(node, FUNCTIONS))

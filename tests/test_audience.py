@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,19 @@ SMALL: dict[str, Any] = {
 BUDGET = 0.4 * LOG.spend
 
 
-@pytest.fixture(scope="module")
+@cache
+def trained(**settings: Any) -> mixed_policy.Model:
+    return mixed_policy.fit(LOG, mixed_policy.Config(**(SMALL | settings)), seed=0)
+
+
+@pytest.fixture
 def model() -> mixed_policy.Model:
-    return mixed_policy.fit(LOG, mixed_policy.Config(**SMALL), seed=0)
+    return trained()
 
 
 @pytest.mark.parametrize("settings", [{}, {"contacts": True, "prices": 3}, {"oracle": "plain"}])
 def test_for_its_own_users_a_plan_stays(settings: dict[str, Any]) -> None:
-    model = mixed_policy.fit(LOG, mixed_policy.Config(**(SMALL | settings)), seed=0)
+    model = trained(**settings)
     known, same = model.frontier, model.for_users(LOG.obs[:, 0]).frontier
     assert_allclose(same.value, known.value, rtol=0.03, atol=5e-3)
     assert_array_equal(same.error[:, 0], known.error[:, 0])

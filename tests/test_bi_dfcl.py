@@ -261,7 +261,7 @@ def test_a_teacher_is_believed_as_far_as_its_labels_decide_well(right: bool) -> 
 @pytest.mark.parametrize("rate", [1e-3, 30.0])
 def test_the_warm_start_is_left_for_less_of_both_losses(loss: Any, rate: float) -> None:
     curves: dict[str, list[float]] = defaultdict(list)
-    log, obs = half_a_trial(3000), half_a_trial(500, seed=1).obs[:, 0]
+    log, obs = half_a_trial(1500), half_a_trial(500, seed=1).obs[:, 0]
     config = replace(SMALL, loss=loss, learning_rate=rate)
     found, plain = (
         fit(log, c, track=lambda tag, value, _: curves[tag].append(value)).members[0]

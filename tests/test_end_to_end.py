@@ -48,6 +48,7 @@ def trial(users_per_arm: int = 200, world: int = 0, test: bool = False) -> Trial
     return lbcf(config, test=test)
 
 
+@cache
 def curves(config: Config) -> tuple[DailyModel, Curves]:
     found: Curves = defaultdict(list)
     model = fit(trial().log, config, track=lambda name, value, step: found[name].append(value))

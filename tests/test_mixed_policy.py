@@ -102,7 +102,7 @@ def test_contacts_without_their_price_are_refused() -> None:
 
 
 def test_spending_is_what_was_forecast() -> None:
-    model = trained(folds=4, steps=120)
+    model = trained(folds=4)
     for share in (0.2, 0.6):
         budget = share * LOG.spend
         found = evaluate(model.policy(budget), CONFIG, n_users=8_000, seeds=2)
