@@ -26,7 +26,8 @@ Differences from the paper:
 4. Policies are kept to incentives that the log tried (`values/support.py`), and `pessimism` lowers
    the gains on which cross-fitted members disagree.
 5. Costs enter the program with a margin, so that spending more than `leeway` beyond a budget is
-   as rare as `risk`; the forecast says whether the log's own policy is beaten at equal spend.
+   as rare as `risk`; the forecast says whether the log's own policy is beaten at equal spend, and
+   whether users differ in what the log does not show (`values/dispersion.py`).
 6. `for_users` plans for the users whom a campaign will meet instead of those of the log.
 7. `pacing` solves the mixture again every morning for the money that is left.
 """

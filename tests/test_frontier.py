@@ -120,8 +120,7 @@ def test_impossible_budgets_are_named(budget: float) -> None:
 
 def test_survives_json() -> None:
     f = frontier(m=2)
-    lists = {k: np.asarray(v).tolist() for k, v in dataclasses.asdict(f).items()}
-    again = Frontier.from_lists(json.loads(json.dumps(lists)))
+    again = Frontier.from_lists(json.loads(json.dumps(f.lists())))
     assert again.forecast([2.0, 3.0]) == f.forecast([2.0, 3.0])
 
 

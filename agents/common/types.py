@@ -12,6 +12,7 @@ import numpy.typing as npt
 from marketing_env import Policy
 
 Array = npt.NDArray[Any]
+MOST_DISPERSION = 1.1  # of users' sums of rewards, that an imperfect model may leave
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,20 @@ class Forecast:
     over_log_error: float = math.nan
     violation: float = math.nan  # probability of spending `leeway` more than the budget
     oracle_calls: int = 0  # best responses asked for while mixing; 0 if nothing was
+    # `values/dispersion.py`: 1 if the log shows the users' state. None: the method does not ask.
+    dispersion: float | None = None
+    dispersion_error: float = 0.0
 
     @property
     def safe(self) -> bool:
         """Whether the log's own policy is beaten at equal spend, with 95 % confidence."""
         return self.over_log - 1.645 * self.over_log_error >= 0
+
+    @property
+    def exaggerated(self) -> bool:
+        """Whether users clearly differ in what the log does not show: gains are less then."""
+        least = (self.dispersion or 1.0) - 1.645 * self.dispersion_error
+        return least > MOST_DISPERSION
 
     @property
     def gap(self) -> float:
@@ -46,7 +56,9 @@ class Forecast:
         return (
             f"reward {self.reward:.4g} +- {1.96 * self.reward_error:.2g}, "
             f"cost {self.cost:.4g} +- {1.96 * self.cost_error:.2g}, "
-            f"at most {100 * self.gap:.1f} % of the gain left to the best policy" + self._promise()
+            f"at most {100 * self.gap:.1f} % of the gain left to the best policy"
+            + self._promise()
+            + self._warning()
         )
 
     def _promise(self) -> str:
@@ -55,6 +67,14 @@ class Forecast:
         if self.safe:
             return "; better than the log's policy at equal spend (95 % confidence)"
         return "; no promise to beat the log's policy at equal spend"
+
+    def _warning(self) -> str:
+        if not self.exaggerated:
+            return ""
+        return (
+            "; users differ in what the log does not show "
+            f"(dispersion {self.dispersion:.2f}, not 1): expect less gain"
+        )
 
 
 class Model(Protocol):

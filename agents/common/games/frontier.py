@@ -35,16 +35,18 @@ class Frontier:
     logged_error: Array  # (1 + m,)
     risk: float = 0.05  # accepted probability that a plan violates a limit
     leeway: float = LEEWAY  # share by which the mean cost may exceed a limit
+    dispersion: float | None = None  # `values/dispersion.py`
+    dispersion_error: float = 0.0
 
     @classmethod
     def from_lists(cls, lists: Mapping[str, Any]) -> Frontier:
         """From what JSON keeps of `dataclasses.asdict`."""
-        arrays = {k: np.array(v, dtype=float) for k, v in lists.items() if isinstance(v, list)}
-        return cls(**arrays, risk=lists["risk"], leeway=lists["leeway"])
+        known: Any = {k: np.array(v, float) if isinstance(v, list) else v for k, v in lists.items()}
+        return cls(**known)
 
     def lists(self) -> dict[str, Any]:
         """What JSON keeps, for `from_lists`."""
-        return {k: np.asarray(v).tolist() for k, v in asdict(self).items()}
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(self).items()}
 
     @property
     def idle(self) -> int:
@@ -124,6 +126,8 @@ class Frontier:
             over_log_error=float(over_error),
             violation=self._violation(value[1], error[1], limits[0]),
             oracle_calls=oracle_calls,
+            dispersion=self.dispersion,
+            dispersion_error=self.dispersion_error,
         )
 
     def _violation(self, cost: float, error: float, budget: float) -> float:

@@ -28,6 +28,7 @@ from agents.common.nets import Schedule, Track, no_track
 from agents.common.tensors import Panel, panel
 from agents.common.types import Array
 from agents.common.values.acting import BestResponse, Responder
+from agents.common.values.dispersion import dispersion
 from agents.common.values.factored_q import FactoredMember
 from agents.common.values.fitted_q import ActionValues, backward_pass, greedy_choice
 from agents.common.values.plain_q import PlainMember
@@ -193,6 +194,9 @@ def learn_responses(
         progress="best responses" if config.progress else None,
     )  # fmt: skip
     frontier = frontier_of(log, first, fold, prices, config.risk, config.leeway)
+    if config.oracle == "factored":
+        ratio, ratio_error = dispersion(data, fold, outcomes)
+        frontier = replace(frontier, dispersion=ratio, dispersion_error=ratio_error)
     for g, (reward, cost, *_) in enumerate(frontier.value):
         track("frontier/reward", reward, g)
         track("frontier/cost", cost, g)
