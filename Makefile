@@ -4,7 +4,7 @@ BIN := .venv/bin
 SOURCES := marketing_env agents experiments
 
 # Small networks and small matrices: one thread per process beats many that wait for each other.
-demo test: export OMP_NUM_THREADS = 1
+demo test pytest: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint style types pytest format figures clean

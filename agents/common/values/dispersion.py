@@ -47,25 +47,18 @@ def dispersion(data: Panel, fold: Tensor, models: Sequence[OutcomeModel]) -> Dis
         return Dispersion()
     totals, squares = [], []
     for f, model in enumerate(models):
-        mine = (fold == f).nonzero()[: _USERS // len(models), 0]
-        for users in mine.split(ROWS):
-            left = torch.stack(
-                [_unexplained(data, model, users, day) for day in range(data.horizon)]
-            )
-            totals.append(left.sum(0).square())
-            squares.append(left.square().sum(0))
+        some = data.take((fold == f).nonzero()[: _USERS // len(models), 0])
+        left = torch.zeros_like(some.reward, dtype=torch.float64)  # 0 on days without the user
+        for rows in some.user_days().split(ROWS):
+            user, day = rows // some.horizon, rows % some.horizon
+            expected, _ = model(some.obs[user, day], day).mean()
+            given = some.action[user, day][:, None]
+            left[user, day] = (some.reward[user, day] - expected.gather(1, given)[:, 0]).double()
+        totals.append(left.sum(1).square())
+        squares.append(left.square().sum(1))
     total, square = torch.cat(totals), torch.cat(squares)
     if not square.any():
         return Dispersion(1.0, 0.0)
     ratio = total.mean() / square.mean()
     spread = ((total - ratio * square) / square.mean()).std()
     return Dispersion(float(ratio), float(spread) / len(total) ** 0.5)
-
-
-def _unexplained(data: Panel, model: OutcomeModel, users: Tensor, day: int) -> Tensor:
-    """(n,) reward of a day less what was expected; 0 where the user was not there."""
-    now = torch.full_like(users, day)
-    expected, _ = model(data.obs[users, day], now).mean()
-    given = data.action[users, day][:, None]
-    left = data.reward[users, day] - expected.gather(1, given)[:, 0]
-    return (left * data.valid[users, day]).double()

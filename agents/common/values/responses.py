@@ -194,9 +194,8 @@ def learn_responses(
         progress="best responses" if config.progress else None,
     )  # fmt: skip
     frontier = frontier_of(log, first, fold, prices, config.risk, config.leeway)
-    if config.oracle == "factored":
-        ratio, ratio_error = dispersion(data, fold, outcomes)
-        frontier = replace(frontier, dispersion=ratio, dispersion_error=ratio_error)
+    ratio, ratio_error = dispersion(data, fold, outcomes)
+    frontier = replace(frontier, dispersion=ratio, dispersion_error=ratio_error)
     for g, (reward, cost, *_) in enumerate(frontier.value):
         track("frontier/reward", reward, g)
         track("frontier/cost", cost, g)
