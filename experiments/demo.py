@@ -68,15 +68,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = held_out(o, judge)
     write_json(results / "replay.json", {"rows": rows, **provenance()})
 
-    print("5/5 figures")
-    figures = plot.draw(folder)
+    print("5/5 table and figures")
+    written = [*plot.tabulate(folder), *plot.draw(folder)]
     print_table(
         [{**r, **row} for r in without_luck({results: found})[results] for row in r["rows"]],
         SHOWN,
         f"score: 100 = the exact optimum ({setting.preset}, {len(setting.test_seeds)} populations)",
     )
     print_table(rows, list(rows[0]), "off-policy estimates of the learned policy, and the truth")
-    print("\n".join(["figures:", *(f"  {path}" for path in figures)]))
+    print("\n".join(["written:", *(f"  {path}" for path in written)]))
 
 
 def held_out(o: Options, judge: Judge) -> list[dict[str, Any]]:

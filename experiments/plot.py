@@ -66,6 +66,22 @@ def draw(folder: str | Path, out: str | Path | None = None) -> list[Path]:
     return written
 
 
+def documents(folder: str | Path) -> dict[Path, str]:
+    """What every generated text of a folder of results should say."""
+    found = find_runs(folder)
+    texts = table.documents(folder, found) | replayed.documents(found)
+    return texts | tuned.documents(Path(folder))
+
+
+def tabulate(folder: str | Path) -> list[Path]:
+    """Write the tables that are missing or stale; returns these."""
+    texts = documents(folder)
+    old = table.stale(texts)
+    for path in old:
+        path.write_text(texts[path])
+    return old
+
+
 def of_setting(place: Path, groups: Groups) -> Iterator[tuple[str, Figure]]:
     """Figures of one setting by name, one at a time."""
     missing = [m for m in (*REFERENCES, MAIN, GREEDY) if m not in groups]
@@ -131,16 +147,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--check", action="store_true", help="write nothing; exit 1 if tables differ"
     )
     o = parser.parse_args(argv)
-    found = find_runs(o.results)
-    texts = table.documents(o.results, found) | replayed.documents(found)
-    texts |= tuned.documents(o.results)
-    old = table.stale(texts)
     if o.check:
+        old = table.stale(documents(o.results))
         print("\n".join(f"{path} differs from the results: run experiments.plot" for path in old))
         return int(bool(old))
-    for path in old:
-        path.write_text(texts[path])
-    written = [*old, *draw(o.results, o.out)]
+    written = [*tabulate(o.results), *draw(o.results, o.out)]
     print("\n".join(map(str, written)) or f"{o.results}: no results; experiments.sweep makes them")
     return int(not written)
 

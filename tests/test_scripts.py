@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import demo, log_data, replay, sweep, train
+from experiments import demo, log_data, plot, replay, sweep, train
 from experiments.curves import read_curves
 from experiments.settings import SUITES
 
@@ -97,6 +97,7 @@ def test_demo_and_sweep_tell_one_story(
 ) -> None:
     demo.main(["--suite", "toy", "--out", str(tmp_path)])
     assert "frontier.png" in capsys.readouterr().out
+    assert plot.main([str(tmp_path), "--check"]) == 0
     folder = tmp_path / "toy"
     made = {p: p.read_bytes() for p in (folder / "toy").glob("*.json")}
     assert {"oracle.json", "mixed_policy-0.json", "greedy_uplift-0.json"} <= {p.name for p in made}
