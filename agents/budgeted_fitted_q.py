@@ -71,7 +71,7 @@ class Config:
     steps: int = 150  # gradient steps per day and member for the values
     batch: int = 2048  # users per step
     pooled: int = 20_000  # most transitions of other days that teach each day, four for a user
-    learning_rate: float = 5e-3  # of the values
+    learning_rate: float = 2e-3  # of the values
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     judge_share: float = 0.3  # of users, kept from the learner to evaluate its policies
     risk: float = 0.05  # accepted probability that a plan violates its budget

@@ -20,11 +20,16 @@ _drawing = Lock()
 
 
 class Schedule(NamedTuple):
-    """How long and how fast a network learns."""
+    """How long and how fast the network of a day learns, which starts from the next day's."""
 
     steps: int = 150
     batch: int = 2048  # rows a step
-    lr: float = 5e-3
+    lr: float = 2e-3
+
+    @property
+    def first(self) -> Schedule:
+        """Of the last day's network, which starts from nothing."""
+        return Schedule(4 * self.steps, self.batch, 5 * self.lr)
 
 
 def steps_of(epochs: float, rows: int, batch: int, fewest: int) -> int:
@@ -73,6 +78,26 @@ def standardised(obs: Tensor, day: Tensor, horizon: int, mean: Tensor, scale: Te
     if obs.shape[-1] != wanted:
         raise ValueError(f"obs has {obs.shape[-1]} columns: the model learned from {wanted}")
     return (torch.cat([obs, calendar(day, horizon)], dim=-1) - mean) / scale
+
+
+@torch.no_grad()
+def fold_alike(net: nn.Module, x: Tensor) -> Tensor:
+    """Inputs of a network, whose columns that are alike in all rows, as the calendar, become 0.
+
+    What its first layer makes of these moves to the bias. A network that goes from day to day
+    learns nothing about the calendar from the rows of one day: weights left there would change its
+    answers on the next day by chance.
+
+    Args:
+        x: (n, d); if all columns are alike, nothing is changed.
+    """
+    alike = (x == x[0]).all(0)
+    if alike.all():
+        return x
+    layer = next(part for part in net.modules() if isinstance(part, nn.Linear))
+    layer.bias.add_(layer.weight[:, alike] @ x[0, alike])
+    layer.weight[:, alike] = 0
+    return x.masked_fill(alike, 0)
 
 
 def minimise(

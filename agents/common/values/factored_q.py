@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.nets import Schedule, minimise, mlp, seeded
+from agents.common.nets import Schedule, fold_alike, minimise, mlp, seeded
 from agents.common.values.fitted_q import AGE, ROWS, Lesson
 from agents.common.values.response import Expected, OutcomeModel
 
@@ -119,7 +119,7 @@ class FactoredMember:
         following = lesson.following / relative
         net.centre = following.mean(0)
         net.spread = following.std(0, correction=0).clamp(min=1e-6)
-        x = torch.cat([self._inputs(lesson.obs, day), lesson.age], dim=-1)
+        x = fold_alike(net, torch.cat([self._inputs(lesson.obs, day), lesson.age], dim=-1))
         goal = ((following - net.centre) / net.spread).flatten(1)
         cell = lesson.action * net.shift.shape[1] + lesson.outcome
 
@@ -128,11 +128,11 @@ class FactoredMember:
             h = net.trunk(x.index_select(0, rows))
             return nn.functional.mse_loss(net.given(h, cell[rows]), goal.index_select(0, rows))
 
-        # Every network starts from the next day's; the first has further to go.
-        steps, batch, lr = self.schedule
+        # Every network but the first starts from the next day's.
+        schedule = self.schedule.first if first else self.schedule
         last = minimise(
-            net.parameters(), loss, torch.arange(len(x)),
-            steps=steps * (4 if first else 1), batch=batch, lr=lr, generator=self.generator,
+            net.parameters(), loss, torch.arange(len(x)), **schedule._asdict(),
+            generator=self.generator,
         )  # fmt: skip
         with torch.no_grad():
             # Transitions of other days may teach the shape of the values, not their level.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.nets import Schedule, calendar, minimise, mlp, seeded
+from agents.common.nets import Schedule, calendar, fold_alike, minimise, mlp, seeded
 from agents.common.values.fitted_q import AGE, Lesson
 
 
@@ -48,7 +48,13 @@ class ActionValue(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, K, D, G)"""
-        return self.net((x - self.mean) / self.scale).unflatten(-1, (self.n_actions, *self.shape))
+        return self.of_standard(self.standard(x))
+
+    def standard(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.scale
+
+    def of_standard(self, x: Tensor) -> Tensor:
+        return self.net(x).unflatten(-1, (self.n_actions, *self.shape))
 
 
 class PlainMember:
@@ -88,20 +94,22 @@ class PlainMember:
             net.mean, net.scale = x.mean(0), x.std(0, correction=0)
             # Where a column does not vary on this day, it may on those to come.
             net.scale[net.scale < 1e-4] = 1.0
+        x = fold_alike(net, net.standard(x))
 
         def loss(rows: Tensor) -> Tensor:
-            taken = net(x[rows])[torch.arange(len(rows)), lesson.action[rows]]
+            taken = net.of_standard(x[rows])[torch.arange(len(rows)), lesson.action[rows]]
             return (taken - goal[rows]).square().mean()
 
-        steps, batch, lr = self.schedule
+        schedule = self.schedule if self.days else self.schedule.first
         last = minimise(
-            net.parameters(), loss, torch.arange(len(x)),
-            steps=steps * (1 if self.days else 4), batch=batch, lr=lr, generator=self.generator,
+            net.parameters(), loss, torch.arange(len(x)), **schedule._asdict(),
+            generator=self.generator,
         )  # fmt: skip
         with torch.no_grad():
             # Transitions of other days may teach the shape of the values, not their level.
             if len(own := lesson.own):
-                left = goal[own] - net(x[own])[torch.arange(len(own)), lesson.action[own]]
+                taken = net.of_standard(x[own])[torch.arange(len(own)), lesson.action[own]]
+                left = goal[own] - taken
                 net.centre = net.centre + net.spread * left.mean(0)
         self.days[day] = ActionValue.rebuild(net.state_dict())
         return last

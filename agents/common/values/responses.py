@@ -47,10 +47,10 @@ class Settings:
     prices: int = 20  # best responses between almost no and unconstrained spending
     width: int = 128  # of every hidden layer
     outcome_epochs: float = 8.0  # passes over the log for the outcome model
-    steps: int = 600  # gradient steps per day and member for the values
+    steps: int = 300  # gradient steps per day and member for the values
     batch: int = 512  # users per step; 2,048 are no better at the same number of steps
     pooled: int = 100_000  # most transitions of other days that teach each day, eight for a user
-    learning_rate: float = 5e-3  # of the values; the best of four on a payment_bonus log
+    learning_rate: float = 2e-3  # of the values
     least_support: float = 0.01  # logging probability below which an incentive is not chosen
     pessimism: float = 0.0  # standard deviations between members by which gains are lowered
     risk: float = 0.05  # accepted probability that a plan violates its budget ...
