@@ -23,7 +23,7 @@ from marketing_env import LoggedDataset, RandomPolicy, preset, rollout
 
 CONFIG = preset("toy", horizon=6)
 SMALL: dict[str, dict[str, Any]] = {
-    "mixed_policy": {"steps": 20, "prices": 6, "outcome_epochs": 0.5, "width": 16},
+    "mixed_policy": {"steps": 60, "prices": 6, "outcome_epochs": 0.5, "width": 16},
     "greedy_uplift": {"epochs": 2, "width": 16},
     "cluster": {"epochs": 2, "width": 16, "clusters": 5},
 }
