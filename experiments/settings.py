@@ -53,13 +53,17 @@ GAMES = (
 )  # fmt: skip
 # Every learner that needs a log alone and no further library.
 OFFLINE = ("mixed_policy", *PUBLISHED, *GAMES, "budgeted_fitted_q", "behaviour_cloning")
-_CONFIGS: dict[str, dict[str, Any]] = {"conditional_gradient": {"solver": "conditional_gradient"}}
 # Settings for small logs, which fewer gradient steps exhaust.
-_BRIEF = _CONFIGS | {
+_BRIEF: dict[str, dict[str, Any]] = {
+    "mixed_policy": {"steps": 300},
     "bcorle": {"steps": 3_000},
-    "decision_transformer": {"updates": 600, "users": 5_000},
+    "bcrlsp": {"steps": 300},
+    "decision_transformer": {"steps": 300, "updates": 600, "users": 5_000},
+    **{name: {"steps": 300} for name in GAMES},
+    "conditional_gradient": {"steps": 300, "solver": "conditional_gradient"},
 }
 _VARIANTS = {"conditional_gradient": "approachability"}
+_CONFIGS = {"conditional_gradient": {"solver": "conditional_gradient"}}
 
 # One preset, for `make demo`.
 DEMO = Suite(
@@ -70,6 +74,7 @@ DEMO = Suite(
         ),
     ),
     methods=METHODS,
+    configs={"mixed_policy": {"steps": 300}},  # for minutes, not a quarter of an hour
 )  # fmt: skip
 
 # Which log of which campaign; the first four are those of `small`.
@@ -99,7 +104,7 @@ _SMALL = tuple(
     for behaviour, name in _LOGS[:4]
 )
 
-# Parts of the main method, each switched off (or on) alone, on small logs.
+# Parts of the main method, each switched off (or on) alone; trained as briefly as in `small`.
 _PARTS: dict[str, dict[str, Any]] = {
     "mixed_policy": {},
     "plain oracle": {"oracle": "plain"},
@@ -180,7 +185,7 @@ SUITES = {
             ),
         ),
         methods=tuple(_PARTS),
-        configs=_PARTS,
+        configs={row: _BRIEF["mixed_policy"] | part for row, part in _PARTS.items()},
         variants=dict.fromkeys(_PARTS, "mixed_policy"),
         seeds=tuple(range(10, 20)),
         references=False,

@@ -47,7 +47,7 @@ class Settings:
     prices: int = 20  # best responses between almost no and unconstrained spending
     width: int = 128  # of every hidden layer
     outcome_epochs: float = 8.0  # passes over the log for the outcome model
-    steps: int = 300  # gradient steps per day and member for the values
+    steps: int = 600  # gradient steps per day and member; 300 are enough for small logs
     batch: int = 512  # users per step; 2,048 are no better at the same number of steps
     pooled: int = 100_000  # most transitions of other days that teach each day, eight for a user
     learning_rate: float = 2e-3  # of the values
