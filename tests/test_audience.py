@@ -36,7 +36,9 @@ def model() -> mixed_policy.Model:
     return trained()
 
 
-@pytest.mark.parametrize("settings", [{}, {"contacts": True, "prices": 3}, {"oracle": "plain"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"contacts": True, "prices": 3}, {"oracle": "plain", "steps": 150}]
+)
 def test_for_its_own_users_a_plan_stays(settings: dict[str, Any]) -> None:
     model = trained(**settings)
     known, same = model.frontier, model.for_users(LOG.obs[:, 0]).frontier
@@ -44,7 +46,7 @@ def test_for_its_own_users_a_plan_stays(settings: dict[str, Any]) -> None:
     assert_array_equal(same.error[:, 0], known.error[:, 0])
     spending = known.value[:, 1] > 0.01
     assert (same.error[spending, 1] > 0).all()
-    assert (same.error[spending, 1] < 0.5 * known.value[spending, 1]).all()
+    assert (same.error[spending, 1] < 0.4 * known.value[spending, 1]).all()
     assert_array_equal(same.value[known.idle, 1:], known.value[known.idle, 1:])
     assert_allclose(same.logged, known.logged, rtol=0.01)
 
