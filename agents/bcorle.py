@@ -178,8 +178,8 @@ def _initial(data: Panel, sizes: Sizes, price: Tensor, config: Config, seed: int
     with seeded(seed):
         net = PricedQ(sizes, len(price), config.width, config.heads)
     rows = data.user_days()
-    user, day = rows // data.horizon, rows % data.horizon
-    x = torch.cat([data.obs[user, day], calendar(day, data.horizon)], dim=-1)
+    obs, day = data.mornings(rows)
+    x = torch.cat([obs, calendar(day, data.horizon)], dim=-1)
     net.mean, net.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
     net.price, positive = price, price[price > 0]
     net.middle = positive.median() if len(positive) else torch.ones(())
@@ -199,22 +199,22 @@ def _learned(
     """Q-learning on the transitions between a user's valid days."""
     generator = torch.Generator().manual_seed(seed)
     target, flat = deepcopy(net).requires_grad_(False), data.user_days()
-    users, days = flat // data.horizon, flat % data.horizon
+    users = flat // data.horizon
     ends = torch.cat([users[1:] != users[:-1], torch.ones(1, dtype=torch.bool)])
-    allowed = _supported(support, data, users, days)
+    allowed = _supported(support, data, flat)
 
     def loss(rows: Tensor) -> Tensor:
         price = net.price[torch.randint(len(net.price), rows.shape, generator=generator)]
         share = torch.rand(config.heads, generator=generator)
         share = share / share.sum()
-        user, day, at = users[rows], days[rows], torch.arange(len(rows))
-        now = net.net_reward(data.reward[user, day], data.cost[user, day], price)
+        logged, at = data.happened(flat[rows]), torch.arange(len(rows))
+        now = net.net_reward(logged.reward, logged.cost, price)
         with torch.no_grad():
-            after = (rows + 1) % len(users)
-            state = data.obs[users[after], days[after]], days[after], price
+            after = (rows + 1) % len(flat)
+            state = *data.mornings(flat[after]), price
             best = net(*state).mean(-1).masked_fill(~allowed[after], -torch.inf).argmax(1)
             later = torch.where(ends[rows], 0, target(*state)[at, best] @ share)
-        q = net(data.obs[user, day], day, price)[at, data.action[user, day]] @ share
+        q = net(*data.mornings(flat[rows]), price)[at, logged.action] @ share
         return (q - now - later).square().mean()
 
     @torch.no_grad()
@@ -232,9 +232,8 @@ def _learned(
     return net.requires_grad_(False)
 
 
-def _supported(support: Support | None, data: Panel, users: Tensor, days: Tensor) -> Tensor:
+def _supported(support: Support | None, data: Panel, rows: Tensor) -> Tensor:
     """(N, K) bool"""
     if support is None:
-        return torch.ones(len(users), data.n_actions, dtype=torch.bool)
-    parts = zip(users.split(_ROWS), days.split(_ROWS), strict=True)
-    return torch.cat([support.allowed(data.obs[u, d], d) for u, d in parts])
+        return torch.ones(len(rows), data.n_actions, dtype=torch.bool)
+    return torch.cat([support.allowed(*data.mornings(some)) for some in rows.split(_ROWS)])

@@ -15,9 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from marketing_env.config import Array
 from marketing_env.dataset import LoggedDataset
@@ -206,6 +203,11 @@ def estimate_propensities(features: Array, action: Array, bucket: Array) -> Arra
 
 def _cross_fitted(x: Array, action: Array, supported: Array, fold: Array) -> Array:
     """(n, supported) probabilities of each household from a model that has not seen it."""
+    # Every command imports this module; few read these data.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     probs = np.zeros((len(x), len(supported)))
     # Money and counts have long tails; the sine and cosine of the year are the only negatives.
     x = np.sign(x) * np.log1p(np.abs(x))

@@ -30,7 +30,7 @@ from marketing_env.config import Array
 torch.set_num_threads(1)
 CONFIG = preset("toy")
 K, T = CONFIG.n_actions, CONFIG.horizon
-LOG = rollout(RandomPolicy(K), CONFIG, 6_000, seed=1)
+LOG = rollout(RandomPolicy(K), CONFIG, 11_000, seed=1)  # not a tiny log
 SMALL: dict[str, Any] = {
     "folds": 2, "prices": 8, "width": 32, "steps": 60, "batch": 1024, "outcome_epochs": 2,
     "progress": False,

@@ -208,6 +208,15 @@ def test_user_days_are_the_valid_ones() -> None:
     )
     assert data.user_days().tolist() == [0, 4, 5, 7]
     assert data.user_days(torch.tensor([3, 1, 0])).tolist() == [7, 0]
+    rows = torch.tensor([4, 1, 7])  # user 2 on day 0, user 0 and user 3 on day 1
+    obs, day = data.mornings(rows)
+    np.testing.assert_array_equal(obs, log.obs[[2, 0, 3], [0, 1, 1]])
+    assert day.tolist() == [0, 1, 1]
+    happened = data.happened(rows)
+    for name in ("action", "reward", "cost"):
+        logged = getattr(log, name)[[2, 0, 3], [0, 1, 1]]
+        np.testing.assert_array_equal(getattr(happened, name), logged.astype(np.float32))
+    assert happened.outcome.tolist() == data.outcome[[2, 0, 3], [0, 1, 1]].tolist()
     some = data.take(torch.tensor([2]))
     assert (some.n_users, some.horizon, some.n_actions) == (1, 2, 3)
 

@@ -194,10 +194,9 @@ def fit_direct(
         raise ValueError(f"loss = {loss!r}: allowed are {', '.join(LOSSES)}")
     data = panel(log)
     rows = data.user_days(torch.as_tensor(users))
-    user, day = rows // data.horizon, rows % data.horizon
-    x = outcomes.inputs(data.obs[user, day], day)
-    arm, reward, cost = (part[user, day] for part in (data.action, data.reward, data.cost))
-    weight = arm_weights(arm, torch.tensor(log.propensity)[user, day], data.n_actions)
+    x = outcomes.inputs(*data.mornings(rows))
+    arm, _, reward, cost = data.happened(rows)
+    weight = arm_weights(arm, torch.tensor(log.propensity).flatten()[rows], data.n_actions)
     mean = mean_returns(loss, arm, reward, cost, weight, data.n_actions)
     torch.manual_seed(seed)
     scores = _untrained(loss, mean, x.shape[1], width)

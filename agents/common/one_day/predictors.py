@@ -66,8 +66,8 @@ class OutcomePredictor:
         return torch.stack(self.net(rows.obs, rows.day).mean(), dim=-1)
 
     def loss(self, predicted: Tensor, rows: UserDays) -> Tensor:
-        x = self.net.inputs(rows.obs, rows.day)
-        return outcome_loss(self.net, self.data, x, rows.user, rows.day)
+        logged = self.data.happened(rows.user * self.data.horizon + rows.day)
+        return outcome_loss(self.net, self.net.inputs(rows.obs, rows.day), logged)
 
     def response(self) -> Response:
         return NetworkResponse(self.net)

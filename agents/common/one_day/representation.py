@@ -185,11 +185,11 @@ def user_days(log: LoggedDataset, users: Array) -> UserDays:
     """The valid user-days of some users."""
     data, propensity = panel(log), torch.tensor(log.propensity)
     rows = data.user_days(torch.as_tensor(users))
-    user, day = rows // data.horizon, rows % data.horizon
-    arm, p = data.action[user, day], propensity[user, day]
-    outcome = torch.stack([data.reward[user, day], data.cost[user, day]], dim=-1)
-    weight = arm_weights(arm, p, data.n_actions)
-    return UserDays(data.obs[user, day], day, user, arm, p, outcome, weight)
+    obs, day = data.mornings(rows)
+    arm, _, *measured = data.happened(rows)
+    p = propensity.flatten()[rows]
+    weight, user = arm_weights(arm, p, data.n_actions), rows // data.horizon
+    return UserDays(obs, day, user, arm, p, torch.stack(measured, dim=-1), weight)
 
 
 def fit_representation(

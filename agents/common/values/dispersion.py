@@ -50,10 +50,10 @@ def dispersion(data: Panel, fold: Tensor, models: Sequence[OutcomeModel]) -> Dis
         some = data.take((fold == f).nonzero()[: _USERS // len(models), 0])
         left = torch.zeros_like(some.reward, dtype=torch.float64)  # 0 on days without the user
         for rows in some.user_days().split(ROWS):
-            user, day = rows // some.horizon, rows % some.horizon
-            expected, _ = model(some.obs[user, day], day).mean()
-            given = some.action[user, day][:, None]
-            left[user, day] = (some.reward[user, day] - expected.gather(1, given)[:, 0]).double()
+            expected, _ = model(*some.mornings(rows)).mean()
+            logged = some.happened(rows)
+            given = expected.gather(1, logged.action[:, None])[:, 0]
+            left.view(-1)[rows] = (logged.reward - given).double()
         totals.append(left.sum(1).square())
         squares.append(left.square().sum(1))
     total, square = torch.cat(totals), torch.cat(squares)

@@ -109,9 +109,8 @@ def _missing(price: Tensor, spend: Array, least: float) -> Tensor:
 def _day_price(data: Panel, outcomes: OutcomeModel) -> tuple[float, float]:
     """What incentives earn on the day they are offered: per unit of money, and per offer."""
     rows = data.user_days()[:: data.horizon + 1]  # every weekday in turn
-    user, day = rows // data.horizon, rows % data.horizon
     with torch.no_grad():
-        reward, cost = outcomes(data.obs[user, day], day).mean()
+        reward, cost = outcomes(*data.mornings(rows)).mean()
     gain = (reward[:, 1:] - reward[:, :1]).abs().mean()
     extra = (cost[:, 1:] - cost[:, :1]).abs().mean()
     return float(gain / extra.clamp(min=1e-9)) or 1.0, float(gain) or 1.0

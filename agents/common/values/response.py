@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common.nets import Track, minimise, mlp, no_track, seeded, standardised
-from agents.common.tensors import Panel
+from agents.common.tensors import Happened, Panel
 from agents.common.values.fitted_q import seen_by
 
 _DOSE_SCALES = (1 / 8, 3 / 8, 9 / 8)  # of the largest dose
@@ -180,20 +180,16 @@ def fit_outcomes(
         passes, batch, lr = math.ceil(passes / 2), 2 * batch, 4 / 3 * lr
     least = math.ceil(epochs / 8 * _LEAST_STEPS)
     steps = longer * min(max(passes, min(2 * passes, _FEW_STEPS), least), _MOST_STEPS)
-    users_of, days_of = rows // data.horizon, rows % data.horizon
 
-    def loss(index: Tensor) -> Tensor:
-        user, day = users_of[index], days_of[index]
-        x = model.inputs(data.obs[user, day], day)
-        return outcome_loss(model, data, x, user, day)
+    def loss(some: Tensor) -> Tensor:
+        return outcome_loss(model, model.inputs(*data.mornings(some)), data.happened(some))
 
     def on_step(step: int, value: Tensor) -> None:
         if step % 50 == 0 or step == steps - 1:
             track(f"{tag}/loss", float(value), step)
 
-    everything = torch.arange(len(rows))
     minimise(
-        model.parameters(), loss, everything,
+        model.parameters(), loss, rows,
         steps=steps, batch=batch, lr=lr * min(128 / width, 4.0), generator=generator,
         on_step=on_step, progress=progress,
     )  # fmt: skip
@@ -249,34 +245,32 @@ def fit_members(
 
 def _held_out_loss(model: OutcomeModel, data: Panel, users: Tensor) -> float:
     rows = data.user_days(users)
-    user, day = rows // data.horizon, rows % data.horizon
-    return float(outcome_loss(model, data, model.inputs(data.obs[user, day], day), user, day))
+    return float(outcome_loss(model, model.inputs(*data.mornings(rows)), data.happened(rows)))
 
 
-def outcome_loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: Tensor) -> Tensor:
-    action, label = data.action[user, day], data.outcome[user, day]
-    total = nn.functional.cross_entropy(model.log_probability(x, action), label)
+def outcome_loss(model: OutcomeModel, x: Tensor, logged: Happened) -> Tensor:
+    """Of the model's answers at inputs (m, d + 3): cross-entropy, and what means miss."""
+    total = nn.functional.cross_entropy(model.log_probability(x, logged.action), logged.outcome)
     if model.varies.any():
-        total = total + _mean_loss(model, data, x, user, day)
+        total = total + _mean_loss(model, x, logged)
     return total
 
 
-def _mean_loss(model: OutcomeModel, data: Panel, x: Tensor, user: Tensor, day: Tensor) -> Tensor:
+def _mean_loss(model: OutcomeModel, x: Tensor, logged: Happened) -> Tensor:
     """Gamma deviance log mu + y / mu, or half the square of (y - mu) / unit.
 
     The minimiser of both is the mean, whatever the law of y.
     """
-    action, label = data.action[user, day], data.outcome[user, day]
-    some = model.varies[:, action, label].any(0).nonzero()[:, 0]
+    some = model.varies[:, logged.action, logged.outcome].any(0).nonzero()[:, 0]
     if not len(some):
         return x.new_zeros(())
-    user, day, action, label = user[some], day[some], action[some], label[some]
+    action, label, *values = (part[some] for part in logged)
     departure = model.departure(x[some], action)[torch.arange(len(some)), :, label].T
     table, varies = model.table[:, action, label], model.varies[:, action, label]
-    logged, unit = torch.stack([data.reward[user, day], data.cost[user, day]]), model.unit[:, None]
-    ratio = torch.where(varies, logged / torch.where(varies, table, 1), 0)
+    value, unit = torch.stack(values), model.unit[:, None]
+    ratio = torch.where(varies, value / torch.where(varies, table, 1), 0)
     gamma = departure + ratio * torch.exp(-departure)
-    square = ((logged - table) / torch.where(unit > 0, unit, 1) - departure).square() / 2
+    square = ((value - table) / torch.where(unit > 0, unit, 1) - departure).square() / 2
     return (torch.where(unit > 0, square, gamma) * varies).sum() / len(x)
 
 
@@ -303,8 +297,7 @@ def _initial(data: Panel, rows: Tensor, width: int) -> OutcomeModel:
     n_obs = data.obs.shape[-1]
     model = OutcomeModel(n_obs, n_actions, data.n_levels, basis.shape[1], data.horizon, width)
     sample = rows[torch.randperm(len(rows))[:100_000]]
-    user, day = sample // data.horizon, sample % data.horizon
-    x = model.inputs(data.obs[user, day], day)
+    x = model.inputs(*data.mornings(sample))
     model.mean, model.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
     model.table, model.varies, model.unit = table.float(), varies, unit
     model.seen, model.basis = count.reshape(n_actions, n_y) > 0, basis

@@ -66,22 +66,20 @@ def fit_support(
     torch.manual_seed(seed)
     rows = data.user_days()
     model = Support(data.obs.shape[-1], data.n_actions, data.horizon, width, least)
-    users_of, days_of = rows // data.horizon, rows % data.horizon
-    x = model.inputs(data.obs[users_of[:100_000], days_of[:100_000]], days_of[:100_000])
+    x = model.inputs(*data.mornings(rows[:100_000]))
     model.mean, model.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
     steps = steps_of(epochs, len(rows), batch, fewest=300)
 
-    def loss(index: Tensor) -> Tensor:
-        user, day = users_of[index], days_of[index]
-        logits = model.net(model.inputs(data.obs[user, day], day))
-        return nn.functional.cross_entropy(logits, data.action[user, day])
+    def loss(some: Tensor) -> Tensor:
+        logits = model.net(model.inputs(*data.mornings(some)))
+        return nn.functional.cross_entropy(logits, data.happened(some).action)
 
     def on_step(step: int, value: Tensor) -> None:
         if step % 50 == 0 or step == steps - 1:
             track("support/loss", float(value), step)
 
     minimise(
-        model.parameters(), loss, torch.arange(len(rows)),
+        model.parameters(), loss, rows,
         steps=steps, batch=batch, lr=3e-3, generator=torch.Generator().manual_seed(seed),
         on_step=on_step, progress=progress,
     )  # fmt: skip
