@@ -41,7 +41,16 @@ from torch import Tensor, nn
 
 from agents.common import files
 from agents.common.bounds import check
-from agents.common.nets import Track, calendar, minimise, mlp, no_track, seeded, standardised
+from agents.common.nets import (
+    Track,
+    calendar,
+    minimise,
+    mlp,
+    moments,
+    no_track,
+    seeded,
+    standardised,
+)
 from agents.common.tensors import Panel, panel
 from agents.common.values.family import (
     FamilyModel,
@@ -180,7 +189,7 @@ def _initial(data: Panel, sizes: Sizes, price: Tensor, config: Config, seed: int
     rows = data.user_days()
     obs, day = data.mornings(rows)
     x = torch.cat([obs, calendar(day, data.horizon)], dim=-1)
-    net.mean, net.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
+    net.mean, net.scale = moments(x)
     net.price, positive = price, price[price > 0]
     net.middle = positive.median() if len(positive) else torch.ones(())
     total = torch.where(data.valid, data.reward, 0).sum(1)

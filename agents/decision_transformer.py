@@ -49,7 +49,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.nets import Track, calendar, minimise, no_track, seeded
+from agents.common.nets import Track, calendar, minimise, moments, no_track, seeded
 from agents.common.tensors import Panel, panel
 from agents.common.values.family import (
     FamilyModel,
@@ -259,6 +259,6 @@ def _initial(
         net = _network(sizes_of(log), len(price), config)
     user, day = lessons.history.there.nonzero(as_tuple=True)
     x = torch.cat([lessons.history.obs[user, day], calendar(day, log.horizon)], dim=-1)
-    net.mean, net.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
+    net.mean, net.scale = moments(x)
     net.price = price
     return net

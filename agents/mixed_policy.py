@@ -86,10 +86,11 @@ class Model:
                 though `Config.contacts` did not ask for their price.
         """
         known = self.responses
-        plan = known.mixed(self.frontier.mix(self._limits(budget, contacts)).weight)
+        limits = self._limits(budget, contacts)
+        weight = self.frontier.mix(limits).weight
         if not self.config.pacing:
-            return plan
-        return PacedMixture(plan, known.responder, self.frontier, known.n_actions)
+            return known.mixed(weight)
+        return PacedMixture(known.policies, weight, limits, known.responder, self.frontier)
 
     def forecast(self, budget: float, contacts: float = np.inf) -> Forecast:
         """What the model expects of `policy(budget, contacts)`, with errors and certificate."""

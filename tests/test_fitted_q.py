@@ -207,6 +207,25 @@ def test_other_days_are_shown_as_the_day_they_teach() -> None:
     assert_array_equal(lesson.measured[:, 1], data.cost[users, then])
 
 
+def test_days_before_a_gap_count_in_the_level_of_values() -> None:
+    """Every valid day brings 1; half of the users miss the second of three, whom nothing marks."""
+    n = 400
+    log = rollout(RandomPolicy(K), replace(CONFIG, horizon=3), n, seed=1)
+    valid = np.ones((n, 3), dtype=bool)
+    valid[::2, 1] = False
+    ones = np.ones((n, 3), dtype=np.float32)
+    same = replace(log, obs=np.zeros_like(log.obs), reward=ones, cost=0 * ones, valid=valid)
+    data, fold = panel(same), torch.arange(n) // 2 % 2
+    outcomes = fit_members(data, fold, 2, width=8, epochs=8)
+    members = [
+        FactoredMember(o, MONEY_ONLY, 1, width=8, joint=8, schedule=Schedule(60, 256))
+        for o in outcomes
+    ]
+    choose = greedy_choice(torch.zeros(1, 1))
+    first = backward_pass(data, fold, members, choose, (2, 1), pooled=2_000)
+    assert float(first[:, 0].mean()) == pytest.approx(2.5, abs=0.02)
+
+
 def test_pooling_other_days_helps_where_users_move_alike() -> None:
     """A few users are worth more if every day learns from all days; truth is the exact plan."""
     data = panel(rollout(RandomPolicy(K), CONFIG, 400, seed=1))

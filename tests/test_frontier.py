@@ -101,6 +101,10 @@ def test_comparison_with_the_log_is_at_equal_spend() -> None:
     assert half.over_log_error > 0.1
 
 
+def test_nothing_spent_violates_nothing() -> None:
+    assert frontier().forecast([0.0]).violation == 0
+
+
 def test_no_promise_without_an_advantage() -> None:
     f = dataclasses.replace(frontier(), logged=np.array([12.9, 2.0]))
     forecast = f.forecast([2.0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,65 @@ def test_pacing_uses_money_that_the_plan_leaves() -> None:
     assert spent[0].cost.mean() < spent[1].cost.mean() <= budget
 
 
+def test_pacing_keeps_the_cap_on_contacts() -> None:
+    budget = 0.5 * LOG.spend
+    model = trained(contacts=True, prices=4)
+    model = replace(model, config=replace(model.config, pacing=True))
+    policy = model.policy(budget, contacts=1.0)
+    found = evaluate(policy, CONFIG, n_users=4_000, seeds=2, budget=budget)
+    assert 0.7 < found.contacts.mean() <= 1.05
+    assert found.cost.mean() <= budget
+
+
+def test_pacing_counts_what_giving_nothing_costs() -> None:
+    """With a fee on every user-day, an empty purse allows no incentives, and money is not short."""
+    fee = 0.2
+    log = replace(LOG, cost=LOG.cost + fee * LOG.valid)
+    model = mixed_policy.fit(log, mixed_policy.Config(**SMALL, pacing=True), seed=0)
+    idle = T * fee
+    assert model.frontier.value[model.frontier.idle, 1] == pytest.approx(idle, rel=0.05)
+    # The comparison at equal spend is of what is spent beyond the fee.
+    free, with_fee = trained().forecast(0.3 * LOG.spend), model.forecast(idle + 0.3 * LOG.spend)
+    assert with_fee.over_log == pytest.approx(free.over_log, abs=0.3 * free.over_log)
+    policy, left = model.policy(idle + 0.5 * LOG.spend), (T - 1) * fee
+    rates = [spend_rate(policy.probs(day_view(1, left + more))) for more in (-0.1, 0.1, 0.5)]
+    assert rates[0] == 0
+    assert 0 < rates[1] < rates[2]
+    # Money is left for the fees: without them, as much buys as much.
+    same = spend_rate(paced().policy(0.5 * LOG.spend).probs(day_view(1, 0.5)))
+    assert rates[2] == pytest.approx(same, rel=0.2)
+
+
+def test_a_log_without_untreated_user_days_is_refused() -> None:
+    with pytest.raises(ValueError, match="action is never 0"):
+        mixed_policy.fit(replace(LOG, action=np.maximum(LOG.action, 1)), mixed_policy.Config())
+
+
+def test_users_of_whom_no_day_is_valid_do_not_count_in_plans_for_others() -> None:
+    n = 1_000
+    valid = LOG.valid[: 2 * n].copy()
+    valid[::2] = False
+    log = replace(LOG.take(slice(0, 2 * n)), valid=valid)
+    model = mixed_policy.fit(log, mixed_policy.Config(**SMALL), seed=0)
+    planned = model.for_users(LOG.obs[n : 3 * n, 0])
+    twice = 2 * model.frontier.value[:, 0]  # the frontier's means are over all users of the log
+    np.testing.assert_allclose(planned.frontier.value[:, 0], twice, rtol=0.05)
+
+
+def test_a_campaign_of_one_day_survives_saving(tmp_path: Path) -> None:
+    log = rollout(RandomPolicy(K), replace(CONFIG, horizon=1), 400, seed=1)
+    model = mixed_policy.fit(log, mixed_policy.Config(**SMALL), seed=0)
+    model.save(tmp_path)
+    again, view = mixed_policy.load(tmp_path), DayView(log.obs[:, 0], log.bucket, 0, math.inf)
+    budget = 0.4 * log.spend
+    np.testing.assert_array_equal(
+        again.policy(budget).probs(view), model.policy(budget).probs(view)
+    )
+    np.testing.assert_array_equal(
+        again.for_users(log.obs[:, 0]).frontier.value, model.for_users(log.obs[:, 0]).frontier.value
+    )
+
+
 def test_workers_change_nothing() -> None:
     few = LOG.take(slice(0, 400))
     a, b = (
@@ -151,8 +211,11 @@ def test_workers_change_nothing() -> None:
     np.testing.assert_array_equal(a.frontier.value, b.frontier.value)
 
 
-def test_a_handful_of_users_is_enough_to_run() -> None:
-    few = LOG.take(slice(0, 3))
-    model = mixed_policy.fit(few, mixed_policy.Config(**(SMALL | {"steps": 3, "folds": 4})))
+def test_twenty_users_are_enough_to_run_and_fewer_are_not() -> None:
+    few = LOG.take(slice(0, 20))
+    config = mixed_policy.Config(**(SMALL | {"steps": 3, "folds": 4}))
+    model = mixed_policy.fit(few, config)
     probs = model.policy(1.0).probs(DayView(few.obs[:, 0], few.bucket, 0, math.inf))
-    assert probs.shape == (3, K)
+    assert probs.shape == (20, K)
+    with pytest.raises(ValueError, match="shows 19 users: allowed are at least 20"):
+        mixed_policy.fit(few.take(slice(0, 19)), config)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from agents.common.nets import moments, standardised
 from agents.common.tensors import Panel, outcome_class, panel, reward_bins
 from agents.common.values import response
 from agents.common.values.response import OutcomeModel, fit_members, fit_outcomes
@@ -196,6 +197,21 @@ def test_the_size_of_a_reward_counts_where_it_shapes_tomorrow() -> None:
         found = model(data.obs[:, 1], torch.ones(3_000, dtype=torch.long))
     assert found.probability.shape == (3_000, 2, 8)
     assert float(found.mean()[0].mean()) == pytest.approx(lasting.reward.mean(), rel=0.06)
+
+
+def test_columns_that_never_varied_tell_nothing() -> None:
+    """However large, and whatever they are later; small ones that vary count in full."""
+    x = torch.randn(50_000, 3, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = 2_026.1
+    x[:, 1] *= 1e-6
+    x[:, 2] = 1e9 + x[:, 2]
+    mean, scale = moments(x)
+    assert scale.isinf().tolist() == [True, False, True]
+    known = torch.cat([mean, torch.zeros(3)]), torch.cat([scale, torch.ones(3)])
+    later = x + torch.tensor([1.0, 0.0, 64.0])
+    seen = standardised(later, torch.zeros(len(x)), 7, *known)
+    assert (seen[:, [0, 2]] == 0).all()
+    assert float(seen[:, 1].std()) == pytest.approx(1, rel=1e-3)
 
 
 def test_user_days_are_the_valid_ones() -> None:

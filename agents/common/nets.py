@@ -17,6 +17,7 @@ Track = Callable[[str, float, int], object]
 
 
 _drawing = Lock()
+_CONSTANT = 1e-6  # spread relative to the mean, below which single precision sees only rounding
 
 
 class Schedule(NamedTuple):
@@ -66,6 +67,17 @@ def calendar(day: Tensor, horizon: int) -> Tensor:
     """(n, 3) progress and weekday of each row, added to what the log observes."""
     week = 2 * torch.pi * day / 7
     return torch.stack([day / horizon, torch.sin(week), torch.cos(week)], dim=-1)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(d,) mean and scale of the columns of x, (n, d), for `standardised`.
+
+    The scale of a column that does not vary is inf: whatever it is later, it tells nothing. Single
+    precision could not tell the rounding of a large constant from news.
+    """
+    wide = x.double()
+    mean, scale = wide.mean(0), wide.std(0, correction=0)
+    return mean.float(), scale.where(scale > _CONSTANT * mean.abs(), torch.inf).float()
 
 
 def standardised(obs: Tensor, day: Tensor, horizon: int, mean: Tensor, scale: Tensor) -> Tensor:

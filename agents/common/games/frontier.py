@@ -75,7 +75,7 @@ class Frontier:
             error: (G, 1 + m) how much the costs of that err, beside the rewards.
         """
         value, error, idle = value.copy(), error.copy(), self.idle
-        value[idle, 1:] = self.value[idle, 1:]
+        value[idle, 1:][self.value[idle, 1:] == 0] = 0
         error[:, 0] = self.error[:, 0]
         logged = self.logged.copy()
         logged[0] += value[idle, 0] - self.value[idle, 0]
@@ -133,7 +133,8 @@ class Frontier:
     def _violation(self, cost: float, error: float, budget: float) -> float:
         """Probability that the true mean cost is not tolerated."""
         most = budget * (1 + self.leeway)
-        if not error > 0 or np.isinf(most):
+        # Giving nothing costs nothing: no estimate.
+        if not error > 0 or np.isinf(most) or cost == 0:
             return float(cost > most)
         return 1 - NormalDist(cost, error).cdf(most)
 
@@ -149,9 +150,9 @@ class Frontier:
 
         At less than its own spend, the log's policy serves some users and leaves the others alone.
         """
-        baseline, share = self.value[self.idle, 0], 1.0
-        if self.logged[1] > 0:
-            share = min(cost / self.logged[1], 1.0)
+        (baseline, unavoidable), share = self.value[self.idle, :2], 1.0
+        if self.logged[1] > unavoidable:
+            share = min((cost - unavoidable) / (self.logged[1] - unavoidable), 1.0)
         same_spend = baseline + share * (self.logged[0] - baseline)
         rest = (1 - share) * self.error[self.idle, 0]
         return reward - same_spend, float(np.hypot(error + rest, share * self.logged_error[0]))

@@ -31,7 +31,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from agents.common.nets import Track, minimise, mlp, no_track, seeded, standardised, steps_of
+from agents.common.nets import (
+    Track,
+    minimise,
+    mlp,
+    moments,
+    no_track,
+    seeded,
+    standardised,
+    steps_of,
+)
 from agents.common.one_day.direct_rank import arm_weights
 from agents.common.tensors import panel
 from agents.common.types import Array
@@ -121,7 +130,7 @@ class Inputs(nn.Module):
 
     def fit(self, obs: Tensor, day: Tensor) -> None:
         x = self(obs, day)
-        self.mean, self.spread = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
+        self.mean, self.spread = moments(x)
 
 
 class Representation(nn.Module):

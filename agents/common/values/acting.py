@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -96,26 +96,32 @@ class PacedMixture:
     """A mixture whose weights are solved again every morning for the money that is left.
 
     The values-to-go of the users who are there say what each best response would still spend; the
-    plan of the campaign is kept where nothing is known about the money.
+    plan of the campaign is kept where nothing is known about the money. Of other limits, whose rest
+    nobody tells, a morning's mixture takes no more than the plan would from there on.
     """
 
     def __init__(
-        self, plan: MixedPolicy, responder: Responder, frontier: Frontier, n_actions: int
-    ) -> None:
-        self.plan, self.responder, self.frontier = plan, responder, frontier
-        heads = range(len(frontier.price))
-        self.responses = [BestResponse(responder, head, n_actions) for head in heads]
+        self, responses: Sequence[BestResponse], weight: Array, limits: Sequence[float],
+        responder: Responder, frontier: Frontier,
+    ) -> None:  # fmt: skip
+        """weight: (G,) the plan of the campaign, which keeps the limits (m,)."""
+        self.responses, self.weight, self.limits = responses, weight, limits
+        self.responder, self.frontier = responder, frontier
 
     def probs(self, view: DayView) -> Array:
         if not np.isfinite(view.remaining_budget) or not len(view.obs):
-            return self.plan.probs(view)
-        left = np.full(self.frontier.price.shape[1], np.inf)
+            return self._mixed(self.weight).probs(view)
+        worth, idle = self.responder.worth(view), self.frontier.idle
+        # Where giving nothing costs nothing, networks say so but for rounding.
+        worth[idle, 1:][self.frontier.value[idle, 1:] == 0] = 0.0
+        left = np.where(np.isinf(self.limits), np.inf, self.weight @ worth[:, 1:])
         left[0] = max(view.remaining_budget, 0.0)
-        worth = self.responder.worth(view)
-        worth[self.frontier.idle, 1:] = 0.0
         try:
             weight = solve_master(worth, left).weight
         except InfeasibleError:
-            weight = np.eye(len(worth))[self.frontier.idle]
+            weight = np.eye(len(worth))[idle]
+        return self._mixed(weight).probs(view)
+
+    def _mixed(self, weight: Array) -> MixedPolicy:
         used = np.flatnonzero(weight)
-        return MixedPolicy([self.responses[k] for k in used], weight[used]).probs(view)
+        return MixedPolicy([self.responses[k] for k in used.tolist()], weight[used])

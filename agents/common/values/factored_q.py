@@ -136,7 +136,7 @@ class FactoredMember:
         )  # fmt: skip
         with torch.no_grad():
             # Transitions of other days may teach the shape of the values, not their level.
-            if len(own := lesson.own):
+            if len(own := lesson.own.nonzero()[:, 0]):
                 left = goal[own] - net.given(net.trunk(x[own]), cell[own])
                 weight = relative[own] / relative[own].sum(0)
                 missed = (left.unflatten(1, net.centre.shape) * weight).sum(0)
@@ -186,7 +186,9 @@ class FactoredMember:
 
     def state(self, days: int | None = None) -> dict[str, Tensor]:
         """Everything that `rebuild` needs, of the first days or of all."""
-        tensors = files.prefixed("outcomes", self.outcomes) | {"uses": self.uses}
+        heads = torch.tensor(self.net.centre.shape[1])  # the days' networks say it too, if any
+        known = {"uses": self.uses, "heads": heads}
+        tensors = files.prefixed("outcomes", self.outcomes) | known
         for t in sorted(self.days)[:days]:
             tensors |= files.prefixed(f"next.{t}", self.days[t])
         return tensors
@@ -197,7 +199,6 @@ class FactoredMember:
         outcomes = OutcomeModel.rebuild(files.under("outcomes", tensors), horizon)
         kept = {t: files.under(f"next.{t}", tensors) for t in range(horizon - 1)}
         days = {t: NextValue.rebuild(state) for t, state in kept.items() if state}
-        n_heads = days[0].centre.shape[1] if days else 1
-        member = cls(outcomes, tensors["uses"], n_heads, width=8, joint=8)
+        member = cls(outcomes, tensors["uses"], int(tensors["heads"]), width=8, joint=8)
         member.days = days
         return member

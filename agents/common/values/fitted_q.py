@@ -43,11 +43,7 @@ class Lesson(NamedTuple):
     outcome: Tensor  # (m,) label
     measured: Tensor  # (m, 2) reward and cost
     following: Tensor  # (m, D, G) values V[day + 1] of the next morning
-
-    @property
-    def own(self) -> Tensor:
-        """Rows of the day's own transitions."""
-        return (self.age == 0).all(1).nonzero()[:, 0]
+    own: Tensor  # (m,) bool: of the day, and drawn whatever followed it
 
     def take(self, rows: Tensor) -> Lesson:
         return Lesson(*(part[rows] for part in self))
@@ -183,7 +179,7 @@ def backward_pass(
                 user, then = _drawn(data, pooled, generator)
                 following = values(data.at(user, then + 1, day + 1), user, day + 1)
                 following[data.leaves[user, then]] = 0
-                lesson = lesson.add(lesson_of(data, user, then, day, following))
+                lesson = lesson.add(lesson_of(data, user, then, day, following, own=False))
             teach = partial(_teach, members, lesson, fold, day)
             for f, loss in enumerate(pool.map(teach, range(len(members)))):
                 if loss is not None:
@@ -220,14 +216,22 @@ def seen_by(fold: Tensor, member: int, members: int) -> Tensor:
     return (fold != member) | (members == 1)
 
 
-def lesson_of(data: Panel, user: Tensor, then: Tensor, day: int, following: Tensor) -> Lesson:
-    """Transitions of the users' days `then`, as if they were of `day`."""
+def lesson_of(
+    data: Panel, user: Tensor, then: Tensor, day: int, following: Tensor, own: bool = True
+) -> Lesson:
+    """Transitions of the users' days `then`, as if they were of `day`.
+
+    Args:
+        own: everybody of the day is among them. A sample of all days leaves out those before a gap,
+            on the day itself too: it cannot say how high the day's values are.
+    """
     away = (then - day)[:, None].float()
     week = 2 * torch.pi * away / 7
     age = torch.cat([away / data.horizon, week.sin(), 1 - week.cos()], dim=1)
     measured = torch.stack([data.reward[user, then], data.cost[user, then]], dim=-1)
     action, outcome = data.action[user, then], data.outcome[user, then]
-    return Lesson(user, data.at(user, then, day), age, action, outcome, measured, following)
+    obs, mine = data.at(user, then, day), torch.full_like(user, own, dtype=torch.bool)
+    return Lesson(user, obs, age, action, outcome, measured, following, mine)
 
 
 def _parts(fold: Tensor, members: int) -> list[tuple[int, Tensor]]:

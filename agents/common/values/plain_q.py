@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.nets import Schedule, calendar, fold_alike, minimise, mlp, seeded
+from agents.common.nets import Schedule, calendar, fold_alike, minimise, mlp, moments, seeded
 from agents.common.values.fitted_q import AGE, Lesson
 
 
@@ -91,9 +91,9 @@ class PlainMember:
         goal = (target - net.centre) / net.spread
         x = self._inputs(lesson.obs, day, lesson.age)
         if not self.days:
-            net.mean, net.scale = x.mean(0), x.std(0, correction=0)
+            net.mean, net.scale = moments(x)
             # Where a column does not vary on this day, it may on those to come.
-            net.scale[net.scale < 1e-4] = 1.0
+            net.scale[net.scale.isinf()] = 1.0
         x = fold_alike(net, net.standard(x))
 
         def loss(rows: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class PlainMember:
         )  # fmt: skip
         with torch.no_grad():
             # Transitions of other days may teach the shape of the values, not their level.
-            if len(own := lesson.own):
+            if len(own := lesson.own.nonzero()[:, 0]):
                 taken = net.of_standard(x[own])[torch.arange(len(own)), lesson.action[own]]
                 left = goal[own] - taken
                 net.centre = net.centre + net.spread * left.mean(0)

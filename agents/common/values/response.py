@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents.common.nets import Track, minimise, mlp, no_track, seeded, standardised
+from agents.common.nets import Track, minimise, mlp, moments, no_track, seeded, standardised
 from agents.common.tensors import Happened, Panel
 from agents.common.values.fitted_q import seen_by
 
@@ -280,15 +280,15 @@ def _initial(data: Panel, rows: Tensor, width: int) -> OutcomeModel:
     action, label = data.action.reshape(-1)[rows], data.outcome.reshape(-1)[rows]
     cell = action * n_y + label
     count = torch.bincount(cell, minlength=n_actions * n_y).double()
-    moments = []
+    measured = []
     for values in (data.reward, data.cost):
         v = values.reshape(-1)[rows].double()
         total = torch.zeros_like(count).index_add(0, cell, v)
         square = torch.zeros_like(count).index_add(0, cell, v * v)
         mean = total / count.clamp(min=1)
-        moments.append((mean, (square / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()))
-    table = torch.stack([m for m, _ in moments]).reshape(2, n_actions, n_y)
-    spread = torch.stack([s for _, s in moments]).reshape(2, n_actions, n_y)
+        measured.append((mean, (square / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()))
+    table = torch.stack([m for m, _ in measured]).reshape(2, n_actions, n_y)
+    spread = torch.stack([s for _, s in measured]).reshape(2, n_actions, n_y)
     # A multiplicative model needs positive means.
     logged = torch.stack([data.reward.reshape(-1)[rows], data.cost.reshape(-1)[rows]])
     unit = torch.where((logged < 0).any(1), logged.std(1, correction=0), 0)
@@ -298,7 +298,7 @@ def _initial(data: Panel, rows: Tensor, width: int) -> OutcomeModel:
     model = OutcomeModel(n_obs, n_actions, data.n_levels, basis.shape[1], data.horizon, width)
     sample = rows[torch.randperm(len(rows))[:100_000]]
     x = model.inputs(*data.mornings(sample))
-    model.mean, model.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
+    model.mean, model.scale = moments(x)
     model.table, model.varies, model.unit = table.float(), varies, unit
     model.seen, model.basis = count.reshape(n_actions, n_y) > 0, basis
     return model.to(data.obs.device)

@@ -37,6 +37,8 @@ from agents.common.values.response import OutcomeModel, fit_members
 from agents.common.values.support import Support, fit_support, load_support
 from marketing_env import DayView, LoggedDataset, MixedPolicy
 
+_FEWEST = 20  # users of a log
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -168,7 +170,11 @@ def learn_responses(
     Args:
         contacts: put a price on contacts too.
         track: receives learning curves, like TensorBoard's `add_scalar`.
+
+    Raises:
+        ValueError: if the log cannot say what incentives add (`check_log`).
     """
+    check_log(log, config.folds)
     data, workers = panel(log, config.device), config.workers or os.cpu_count() or 1
     fold = torch.randperm(data.n_users, generator=torch.Generator().manual_seed(seed))
     fold = fold % config.folds
@@ -202,9 +208,29 @@ def learn_responses(
     sizes = data.n_actions, data.horizon, data.obs.shape[-1]
     responder = Responder(ActionValues(members), prices, support, config.pessimism)
     apart = first.cpu() - expected(responder, data, log.bucket)
-    excess, disagreement = mean_and_error(apart, fold)
+    seen = data.valid.any(1).cpu()
+    excess, disagreement = mean_and_error(apart[seen], fold[seen])
     errors = np.hypot(taught(log, first, config.least_support), disagreement)
     return Responses(frontier, tuple(members), *sizes, config.pessimism, support, excess, errors)
+
+
+def check_log(log: LoggedDataset, folds: int) -> None:
+    """Whether a log can teach and judge at all.
+
+    Raises:
+        ValueError: if it has too few users, or nobody was ever left without an incentive.
+    """
+    users, least = int(log.valid.any(axis=1).sum()), max(_FEWEST, 2 * folds)
+    if users < least:
+        raise ValueError(
+            f"the log shows {users} users: allowed are at least {least}, for some to learn from"
+            " and others to judge by"
+        )
+    if not (log.valid & (log.action == 0)).any():
+        raise ValueError(
+            "action is never 0 in the log: needed are some user-days without an incentive,"
+            " for nothing else tells what the incentives add"
+        )
 
 
 def taught(log: LoggedDataset, first: Tensor, least: float = 0.01) -> Array:
@@ -291,6 +317,8 @@ def frontier_of(
 ) -> Frontier:
     """What policies are worth by the values V[0] of users, (n, D, G), judged fold by fold."""
     value, error = mean_and_error(first, fold)
+    if not np.isfinite(value).all():
+        raise ValueError("obs: learned values are not finite; allowed are numbers of usual size")
     value = without_dust(value)
     logged, logged_error = _logged(log, value.shape[1] - 1)
     price = prices.double().numpy()

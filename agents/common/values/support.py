@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.common import files
-from agents.common.nets import Track, minimise, mlp, no_track, standardised, steps_of
+from agents.common.nets import Track, minimise, mlp, moments, no_track, standardised, steps_of
 from agents.common.tensors import Panel
 from marketing_env import LoggedDataset
 
@@ -67,7 +67,7 @@ def fit_support(
     rows = data.user_days()
     model = Support(data.obs.shape[-1], data.n_actions, data.horizon, width, least)
     x = model.inputs(*data.mornings(rows[:100_000]))
-    model.mean, model.scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
+    model.mean, model.scale = moments(x)
     steps = steps_of(epochs, len(rows), batch, fewest=300)
 
     def loss(some: Tensor) -> Tensor:
