@@ -97,7 +97,10 @@ class Model:
         return self.frontier.forecast(self._limits(budget, contacts))
 
     def for_users(self, obs: Array) -> Model:
-        """The same model, planned for users of whom (n, d) observations of day 0 are known."""
+        """The same model, planned for users of whom (n, d) observations of day 0 are known.
+
+        Everyone is taken to be there from day 0: of users who join later, no plan is made here.
+        """
         return replace(self, responses=self.responses.for_users(obs))
 
     def save(self, folder: str | Path) -> None:

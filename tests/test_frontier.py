@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +107,18 @@ def test_nothing_spent_violates_nothing() -> None:
     assert frontier().forecast([0.0]).violation == 0
 
 
+def test_a_fee_on_every_user_changes_no_comparison() -> None:
+    fee = np.array([0.0, 1.5])
+    plain, free = frontier(), frontier().forecast([2.0])
+    with_fee = dataclasses.replace(plain, value=plain.value + fee, logged=plain.logged + fee)
+    found = with_fee.forecast([3.5])
+    assert found.over_log == pytest.approx(free.over_log)
+    assert found.over_log_error == pytest.approx(free.over_log_error)
+    # Other users, on whom the fee is twice as much: the log's policy would pay it for them too.
+    others = with_fee.of_users(with_fee.value + fee, with_fee.error)
+    assert others.forecast([5.0]).over_log == pytest.approx(free.over_log)
+
+
 def test_no_promise_without_an_advantage() -> None:
     f = dataclasses.replace(frontier(), logged=np.array([12.9, 2.0]))
     forecast = f.forecast([2.0])
@@ -114,10 +128,12 @@ def test_no_promise_without_an_advantage() -> None:
     assert "better than the log" in str(frontier().forecast([2.0]))
 
 
-@pytest.mark.parametrize("budget", [-1.0, math.nan])
-def test_impossible_budgets_are_named(budget: float) -> None:
-    with pytest.raises(ValueError, match=f"budget = {budget}: allowed are numbers of at least 0"):
-        frontier().mix([budget])
+@pytest.mark.parametrize("budget", [-1.0, math.nan, "0.5", None, np.float64(-2)])
+def test_impossible_budgets_are_named(budget: Any) -> None:
+    shown = re.escape(repr(budget)) if isinstance(budget, str) else str(budget)
+    for ask in (frontier().mix, frontier().forecast):
+        with pytest.raises(ValueError, match=f"budget = {shown}: allowed are numbers of at least"):
+            ask([budget])
     with pytest.raises(ValueError, match=r"contacts = -1\.0"):
         frontier(m=2).mix([1.0, -1.0])
 

@@ -54,6 +54,25 @@ def test_diagnostic_names_what_the_log_cannot_judge(log: LoggedDataset) -> None:
     assert silences(None, log) == []
 
 
+class Generous(Shy):
+    """Leaves nobody without an incentive whose first feature is positive."""
+
+    def probs(self, view: DayView) -> Array:
+        return super().probs(view)[:, ::-1]
+
+
+@pytest.mark.parametrize(("behaviour", "known"), [(Shy(), True), (Generous(), False)])
+def test_nothing_is_promised_where_giving_nothing_was_never_tried(
+    behaviour: Shy, known: bool, tmp_path: Path
+) -> None:
+    model = mixed_policy.fit(rollout(behaviour, CONFIG, 3_000, seed=5), SMALL)
+    model.save(tmp_path)
+    for some in (model, load(tmp_path)):
+        forecast = some.forecast(0.5)
+        assert np.isfinite(forecast.over_log_error) == known
+        assert known or ("no promise" in str(forecast) and not forecast.safe)
+
+
 def test_policy_keeps_to_the_support(log: LoggedDataset, tmp_path: Path) -> None:
     view = DayView(log.obs[:, 0], log.bucket, 0, np.inf)
     shy = log.obs[:, 0, 0] > 0.3

@@ -77,8 +77,7 @@ class Frontier:
         value, error, idle = value.copy(), error.copy(), self.idle
         value[idle, 1:][self.value[idle, 1:] == 0] = 0
         error[:, 0] = self.error[:, 0]
-        logged = self.logged.copy()
-        logged[0] += value[idle, 0] - self.value[idle, 0]
+        logged = self.logged + value[idle] - self.value[idle]
         return replace(self, value=without_dust(value), error=error, logged=logged)
 
     def mix(self, limits: Sequence[float]) -> Master:
@@ -111,6 +110,7 @@ class Frontier:
             beyond: (1 + m,) what the policy earns and costs beyond the mixture, if it chooses
                 better than by chance who follows which response.
         """
+        most = checked(limits)
         value, error, used = weight @ self.value + beyond, weight @ self.error, weight > 0
         over, over_error = self._over_log(value[1], value[0], error[0])
         return Forecast(
@@ -118,13 +118,13 @@ class Frontier:
             reward_error=float(error[0]),
             cost=float(value[1]),
             cost_error=float(error[1]),
-            bound=max(self._bound(checked(limits)), float(value[0])),
+            bound=max(self._bound(most), float(value[0])),
             baseline=float(self.value[self.idle, 0]),
             prices=tuple(self.price[used, 0].tolist()),
             weights=tuple(weight[used].tolist()),
             over_log=float(over),
             over_log_error=float(over_error),
-            violation=self._violation(value[1], error[1], limits[0]),
+            violation=self._violation(value[1], error[1], most[0]),
             oracle_calls=oracle_calls,
             dispersion=self.dispersion,
             dispersion_error=self.dispersion_error,
@@ -174,11 +174,10 @@ def checked(limits: Sequence[float]) -> Array:
     """(m,) limits on money and contacts.
 
     Raises:
-        ValueError: if one is negative or NaN.
+        ValueError: if one is negative, NaN or no number.
     """
-    allowed = np.asarray(limits, dtype=float)
-    if not (allowed >= 0).all():
-        k = int(np.argmin(allowed >= 0))
-        name = ("budget", "contacts")[k]
-        raise ValueError(f"{name} = {float(allowed[k])!r}: allowed are numbers of at least 0")
-    return allowed
+    for name, limit in zip(("budget", "contacts"), limits, strict=False):
+        given = np.asarray(limit)
+        if given.dtype.kind not in "iuf" or not given >= 0:
+            raise ValueError(f"{name} = {given.item()!r}: allowed are numbers of at least 0")
+    return np.asarray(limits, dtype=float)

@@ -34,10 +34,11 @@ from agents.common.values.fitted_q import ActionValues, backward_pass, greedy_ch
 from agents.common.values.plain_q import PlainMember
 from agents.common.values.prices import choose_prices
 from agents.common.values.response import OutcomeModel, fit_members
-from agents.common.values.support import Support, fit_support, load_support
+from agents.common.values.support import Support, fit_support, load_support, silences
 from marketing_env import DayView, LoggedDataset, MixedPolicy
 
 _FEWEST = 20  # users of a log
+_UNHEARD = 0.05  # share of user-days that may lack support for giving nothing
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,9 @@ def learn_responses(
     frontier = frontier_of(log, first, fold, prices, config.risk, config.leeway)
     ratio, ratio_error = dispersion(data, fold, outcomes)
     frontier = replace(frontier, dispersion=ratio, dispersion_error=ratio_error)
+    if sum(s.share for s in silences(support, log) if s.incentive == 0) > _UNHEARD:
+        # What those users do without an incentive is a guess, and so is any gain over it.
+        frontier = replace(frontier, logged_error=np.full_like(frontier.logged_error, np.inf))
     for g, (reward, cost, *_) in enumerate(frontier.value):
         track("frontier/reward", reward, g)
         track("frontier/cost", cost, g)

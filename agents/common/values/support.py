@@ -118,7 +118,8 @@ def silences(support: Support | None, log: LoggedDataset, sample: int = 100_000)
     step = max(1, len(user) // sample)
     user, day = user[::step], day[::step]
     obs = torch.as_tensor(np.ascontiguousarray(log.obs[user, day]))
-    allowed = support.allowed(obs, torch.as_tensor(day)).numpy()
+    device = support.mean.device
+    allowed = support.allowed(obs.to(device), torch.as_tensor(day, device=device)).cpu().numpy()
     names = log.meta.get("columns") or [f"column {i}" for i in range(obs.shape[1])]
     found = []
     for k in np.flatnonzero(~allowed.all(axis=0)).tolist():
