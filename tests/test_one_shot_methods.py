@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("lightgbm")
 
-from agents import greedy_uplift
+from agents import end_to_end, greedy_uplift
 from agents.common.one_day.representation import Fitting
 from agents.common.one_day.uplift_metrics import aucc
 from experiments.methods import method_names
@@ -71,6 +71,22 @@ def test_rows_are_chosen_by_name(names: list[str], expected: set[str]) -> None:
     found = [entry.name for entry in entries(names)]
     assert found
     assert all(name in expected or f"{name.split('-')[0]}-" in expected for name in found)
+
+
+def solver_calls(log: LoggedDataset, config: end_to_end.Config) -> float:
+    found: dict[str, float] = {}
+    end_to_end.fit(log, config, track=lambda tag, value, _: found.update({tag: value}))
+    return found["response/member_0/solver_calls"]
+
+
+def test_estimators_are_compared_after_equally_many_solver_calls() -> None:
+    log = lbcf(OneShotConfig(10.0, False, 2_000, world=100, seed=100)).log
+    configs = [replace(e.config("lbcf"), warm_epochs=1.0) for e in entries(["estimator"])]
+    assert {c.gradient for c in configs} == {"flip", "gaussian", "coordinate"}
+    assert not any(c.corrected for c in configs)
+    calls = [solver_calls(log, config) for config in configs]
+    assert max(calls) < 1.02 * min(calls)
+    assert not [e for e in entries() if e.name.startswith("estimator")]
 
 
 def test_unknown_rows_are_refused() -> None:
