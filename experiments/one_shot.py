@@ -1,6 +1,7 @@
 """One-shot allocation: learners of `agents/` on trials with one decision per user.
 
     python -m experiments.one_shot --data lbcf
+    python -m experiments.one_shot --data lbcf --methods estimator
 
 lbcf         a generator with all counterfactuals: regret to the optimum, with and without shift
 lbcf-linear  the same, by networks without a hidden layer, which cannot be right about everyone
@@ -10,7 +11,8 @@ criteo       CRITEO-UPLIFT v2, given its file: AUCC by the published protocol
 
 A finished run is one JSON file, `OUT/DATA/runs/SETTING/METHOD-SEED.json`, and is not run again.
 What has been run so far, by this call or earlier ones, is summarised in `OUT/DATA`:
-`one_shot.json`, `one_shot.md` with tables and verdict, and figures.
+`one_shot.json`, `one_shot.md` with tables and verdict, and figures. `--methods estimator` adds the
+gradient estimators of end_to_end after equally many solver calls.
 """
 
 from __future__ import annotations
