@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import agents
+from agents import mixed_policy
 from agents.common.games.game import solve_master
 from agents.common.nets import mlp, no_track
 from agents.common.one_day.daily import DailyModel
@@ -256,6 +257,20 @@ def test_expected_values_are_those_of_the_members_that_serve(folders: Any) -> No
             reward, cost = q[:2, got.component[i]].tolist()
             idle = math.isinf(model.frontier.price[got.component[i], 0])
             assert_allclose([got.reward[i], got.cost[i]], [reward, 0 if idle else cost], rtol=2e-4)
+
+
+def test_giving_nothing_costs_what_the_log_says(folders: Any, tmp_path: Path) -> None:
+    log, fee = toy_log(), 0.5
+    dear = dataclasses.replace(log, cost=log.cost + fee * log.valid)
+    config = mixed_policy.Config(
+        folds=2, prices=5, width=16, steps=60, outcome_epochs=2, progress=False
+    )
+    mixed_policy.fit(dear, config).save(tmp_path)
+    for folder, cost in ((tmp_path, (CONFIG.horizon - 1) * fee), (folders("mixed_policy"), 0.0)):
+        server = agents.serve(folder, budget=3.0)
+        found = server.decide(log.obs[:, 1], 1, bucket=log.bucket, remaining_budget=0.0)
+        assert (found.incentive == 0).all()
+        assert found.cost.mean() == pytest.approx(cost, rel=0.1)
 
 
 def test_user_ids_are_hashed_to_buckets(folders: Any) -> None:
