@@ -54,6 +54,14 @@ class Frontier:
         return int(np.isinf(self.price).any(axis=1).argmax())
 
     @property
+    def free(self) -> Array:
+        """(m,) bool: giving no incentives takes nothing of the limit.
+
+        Networks say so but for rounding, which would break a limit of 0.
+        """
+        return np.asarray(self.value[self.idle, 1:] == 0)
+
+    @property
     def cautious(self) -> Array:
         """(G, 1 + m) values whose costs, with what is tolerated, hold with probability 1 - risk.
 
@@ -75,7 +83,7 @@ class Frontier:
             error: (G, 1 + m) how much the costs of that err, beside the rewards.
         """
         value, error, idle = value.copy(), error.copy(), self.idle
-        value[idle, 1:][self.value[idle, 1:] == 0] = 0
+        value[idle, 1:][self.free] = 0
         error[:, 0] = self.error[:, 0]
         logged = self.logged + value[idle] - self.value[idle]
         return replace(self, value=without_dust(value), error=error, logged=logged)

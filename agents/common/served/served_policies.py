@@ -193,9 +193,7 @@ class Responses:
             score = np.where(self.support(obs, day)[:, None], score, -np.inf)
         choice = np.where(idle, 0, score.argmax(axis=2))  # (n, H)
         worth = np.take_along_axis(mean, choice[:, None, :, None], axis=3)[..., 0]  # (n, D, H)
-        # Where giving nothing costs nothing, networks say so but for rounding.
-        free = self.frontier.value[self.frontier.idle, 1:, None] == 0
-        worth[:, 1:] = np.where(idle & free, 0, worth[:, 1:])
+        worth[:, 1:] = np.where(idle & self.frontier.free[:, None], 0, worth[:, 1:])
         return choice, worth.swapaxes(1, 2)
 
 

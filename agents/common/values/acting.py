@@ -112,8 +112,7 @@ class PacedMixture:
         if not np.isfinite(view.remaining_budget) or not len(view.obs):
             return self._mixed(self.weight).probs(view)
         worth, idle = self.responder.worth(view), self.frontier.idle
-        # Where giving nothing costs nothing, networks say so but for rounding.
-        worth[idle, 1:][self.frontier.value[idle, 1:] == 0] = 0.0
+        worth[idle, 1:][self.frontier.free] = 0.0
         left = np.where(np.isinf(self.limits), np.inf, self.weight @ worth[:, 1:])
         left[0] = max(view.remaining_budget, 0.0)
         try:
