@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ Track = Callable[[str, float, int], object]
 
 
 _drawing = Lock()
+_rounding = Lock()
+_rounded: list[str] = []  # the precision before, once for each `bfloat16_products` that is inside
 _CONSTANT = 1e-6  # spread relative to the mean, below which single precision sees only rounding
 
 
@@ -48,6 +50,31 @@ def seeded(seed: int) -> Iterator[None]:
     with _drawing, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def bfloat16_products() -> Iterator[None]:
+    """Processors with matrix units multiply matrices of bfloat16 inside, and sum as ever.
+
+    Learning takes a third less time. What is rounded away (one part in 256 of a factor) is far
+    below the noise of a log. Processors without such units, and what a trained model answers
+    outside, are not changed. Other threads meanwhile round too: the switch is of the process.
+    """
+    products: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    able: Callable[[], dict[str, bool]] = getattr(torch.cpu, "get_capabilities", dict)
+    if not (hasattr(products, "fp32_precision") and able().get("amx_bf16")):
+        yield
+        return
+    with _rounding:
+        _rounded.append(products.fp32_precision)
+        products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        with _rounding:
+            before = _rounded.pop()
+            if not _rounded:
+                products.fp32_precision = before
 
 
 def no_track(tag: str, value: float, step: int) -> None:

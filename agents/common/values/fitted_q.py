@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.common.nets import Track, no_track
+from agents.common.nets import Track, bfloat16_products, no_track
 from agents.common.tensors import Panel
 
 AGE = 3  # columns of `Lesson.age`
@@ -180,8 +180,7 @@ def backward_pass(
                 following = values(data.at(user, then + 1, day + 1), user, day + 1)
                 following[data.leaves[user, then]] = 0
                 lesson = lesson.add(lesson_of(data, user, then, day, following, own=False))
-            teach = partial(_teach, members, lesson, fold, day)
-            for f, loss in enumerate(pool.map(teach, range(len(members)))):
+            for f, loss in enumerate(_taught(members, lesson, fold, day, pool)):
                 if loss is not None:
                     track(f"value_loss/member_{f}", loss, data.horizon - day)
             value[here] = values(data.obs[here, day], here, day)
@@ -196,6 +195,14 @@ def _drawn(data: Panel, count: int, generator: torch.Generator) -> tuple[Tensor,
     )
     known = (data.stays | data.leaves)[user, then]
     return user[known], then[known]
+
+
+@bfloat16_products()
+def _taught(
+    members: Sequence[Member], lesson: Lesson, fold: Tensor, day: int, pool: ThreadPoolExecutor
+) -> list[float | None]:
+    """The members' losses. What they learn is rounded; what it is worth is reckoned as served."""
+    return list(pool.map(partial(_teach, members, lesson, fold, day), range(len(members))))
 
 
 def _teach(

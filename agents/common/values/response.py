@@ -29,7 +29,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents.common.nets import Track, minimise, mlp, moments, no_track, seeded, standardised
+from agents.common.nets import (
+    Track,
+    bfloat16_products,
+    minimise,
+    mlp,
+    moments,
+    no_track,
+    seeded,
+    standardised,
+)  # fmt: skip
 from agents.common.tensors import Happened, Panel
 from agents.common.values.fitted_q import seen_by
 
@@ -148,6 +157,7 @@ class OutcomeModel(nn.Module):
         return Expected(p, reward, cost)
 
 
+@bfloat16_products()
 def fit_outcomes(
     data: Panel,
     users: Tensor,
