@@ -38,7 +38,7 @@ from agents.common.nets import (
     no_track,
     seeded,
     standardised,
-)  # fmt: skip
+)
 from agents.common.tensors import Happened, Panel
 from agents.common.values.fitted_q import seen_by
 
